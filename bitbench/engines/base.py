@@ -1,0 +1,84 @@
+"""The protocol every engine answers. Its errors are those of `facts.errors`. Imports nothing heavy."""
+
+from collections.abc import Callable, Sequence
+from typing import Literal, NamedTuple, Protocol
+
+from bitbench.facts.messages import Checkpoint
+from bitbench.facts.samples import KernelReport
+from bitbench.methods.registry import MethodChoice
+
+OnToken = Callable[[], None]
+"""Called by the engine each time one more token of every sequence of the batch is there."""
+
+
+class Supported(NamedTuple):
+    """An engine's answer to whether it can run something; `reason` says why not and what to install."""
+
+    ok: bool
+    reason: str = ""
+
+
+class LoadedModel(Protocol):
+    """A model in memory, ready to generate greedily with EOS ignored.
+
+    `clock` is the host clock in seconds (scripted in the fake engine). Token ids go in and out as plain lists,
+    [batch][length].
+    """
+
+    clock: Callable[[], float]
+
+    def encode(self, text: str) -> list[int] | None:
+        """Token ids of a user's message under the chat template; None where the model has no tokenizer."""
+
+    def generate(self, ids: Sequence[Sequence[int]], output_len: int, on_token: OnToken | None) -> list[list[int]]:
+        """Greedy continuation of a batch of equally long prompts: exactly `output_len` new ids for each.
+
+        Raises OutOfMemory.
+        """
+
+    def top_gaps(self, ids: Sequence[int], num_last: int) -> list[float]:
+        """For each of the last `num_last` ids: how far its logit lies below the top one when the model reads all ids
+        at once, in standard deviations of that position's logits (0: it is the argmax).
+        """
+
+    def synchronize(self) -> None:
+        """Wait for all work of the device, on every stream."""
+
+    def weights_bytes(self) -> int:
+        """Bytes of the distinct storages that hold weights, quantization state included."""
+
+    def unread_embedding_bytes(self) -> int:
+        """Bytes of an input embedding that is not also lm_head; 0 where they are tied."""
+
+    def kv_bytes_per_token(self) -> int:
+        """Keys and values of one token in all layers."""
+
+    def kv_cache_bytes(self) -> int:
+        """Bytes of the cache that the last generation left."""
+
+    def vocab_size(self) -> int:
+        """Number of ids the model knows."""
+
+    def context_len(self) -> int:
+        """The longest sequence, prompt and output together, that the model is made for."""
+
+    def kernels(self) -> KernelReport:
+        """What really multiplies."""
+
+    def dtype(self) -> str:
+        """The 16-bit type of the activations: `float16` or `bfloat16`."""
+
+
+class Engine(Protocol):
+    """Who drives the model token by token."""
+
+    name: str
+    summary: str
+    needs: tuple[str, ...]
+    itl_clock: Literal["host", "device"]
+
+    def supports(self, choice: MethodChoice, device: str) -> Supported:
+        """Whether this engine can run the method, with the kernel asked for, on this device. Imports nothing heavy."""
+
+    def load(self, checkpoint: Checkpoint, choice: MethodChoice, device: str, trust_remote_code: bool) -> LoadedModel:
+        """Load a checkpoint. Raises LoadError or OutOfMemory."""

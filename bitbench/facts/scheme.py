@@ -1,0 +1,43 @@
+"""What is stored and multiplied: the number formats of a quantized model, apart from how the numbers were chosen."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Scheme:
+    """The storage of the projections; embeddings, norms, biases and (unless said) lm_head stay in 16 bit.
+
+    `bits_per_group` is what a group of weights needs beside them: scales and zero points. `group_size` 0 means one
+    group for each output row.
+    """
+
+    name: str
+    weight_bits: float
+    activation_bits: int = 16
+    group_size: int = 0
+    bits_per_group: int = 0
+    lm_head_bits: int = 16
+
+    @property
+    def is_16bit(self) -> bool:
+        """True for a baseline: nothing is quantized."""
+        return self.weight_bits == 16
+
+    def linear_bytes(self, in_features: int, out_features: int) -> int:
+        """Bytes of one projection's weight as stored, scales and zero points included, its bias not."""
+        groups = out_features * (-(-in_features // self.group_size) if self.group_size else 1)
+        return int(in_features * out_features * self.weight_bits / 8 + groups * self.bits_per_group / 8)
+
+
+FP16 = Scheme("FP16", 16)
+BF16 = Scheme("BF16", 16)
+# bitsandbytes keeps one float32 scale (SCB) for each output row.
+LLM_INT8 = Scheme("W8A8 + FP16 outlier columns", 8, 8, 0, 32)
+LLM_INT8_NO_OUTLIERS = Scheme("W8A8", 8, 8, 0, 32)
+# One float32 absmax for each 64 weights (transformers' default: no double quantization).
+NF4 = Scheme("NF4 (W4A16, blocks of 64)", 4, 16, 64, 32)
+
+
+def w4a16(group_size: int) -> Scheme:
+    """AWQ's storage: 4-bit weights, for each group a 16-bit scale and a 4-bit zero point."""
+    return Scheme(f"W4A16-g{group_size}-asym", 4, 16, group_size, 20)

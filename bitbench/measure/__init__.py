@@ -1,0 +1,1 @@
+"""How numbers are taken. Knows only `engines.base`, no engine."""

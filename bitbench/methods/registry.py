@@ -1,0 +1,88 @@
+"""The table of methods. To add one in a known scheme, add an entry here."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from bitbench.facts import scheme as schemes
+from bitbench.facts.scheme import Scheme
+
+Family = Literal["16bit", "bitsandbytes", "awq"]
+
+
+@dataclass(frozen=True, slots=True)
+class Method:
+    """How the stored numbers are chosen. `kernels` are the ones that can be asked for with `method:kernel`.
+
+    `needs` are the packages to install; `checkpoint` says whether the numbers are made at load or stored in a checkpoint.
+    """
+
+    name: str
+    family: Family
+    title: str
+    summary: str
+    scheme: Scheme
+    needs: tuple[str, ...] = ("torch", "transformers")
+    kernels: tuple[str, ...] = ()
+    made: Literal["at load", "once, cached"] = "at load"
+
+
+@dataclass(frozen=True, slots=True)
+class MethodChoice:
+    """A method with the kernel that was asked for, if any: `awq-int4:marlin`."""
+
+    method: Method
+    kernel: str | None = None
+
+    @property
+    def label(self) -> str:
+        """The name as the user writes it."""
+        return f"{self.method.name}:{self.kernel}" if self.kernel else self.method.name
+
+
+_BNB = ("torch", "transformers", "bitsandbytes", "accelerate")
+METHODS: dict[str, Method] = {
+    m.name: m
+    for m in (
+        Method("fp16", "16bit", "FP16", "the 16-bit weights as they are, in float16", schemes.FP16),
+        Method("bf16", "16bit", "BF16", "the 16-bit weights as they are, in bfloat16", schemes.BF16),
+        Method(
+            "bnb-int8", "bitsandbytes", "LLM.int8()",
+            "int8 weights and activations; columns with an activation above 6.0 go through 16 bit",
+            schemes.LLM_INT8, _BNB,
+        ),
+        Method(
+            "bnb-int8-t0", "bitsandbytes", "LLM.int8(), threshold 0",
+            "int8 weights and activations without the outlier columns, and so without a host sync per layer",
+            schemes.LLM_INT8_NO_OUTLIERS, _BNB,
+        ),
+        Method(
+            "bnb-nf4", "bitsandbytes", "NF4", "4-bit normal floats with a scale per 64 weights, multiplied in 16 bit",
+            schemes.NF4, _BNB,
+        ),
+        Method(
+            "awq-int4", "awq", "AWQ INT4",
+            "4-bit integers scaled by calibrated activations, expanded to 16 bit in registers",
+            schemes.w4a16(128), ("torch", "transformers", "gptqmodel"), ("marlin", "gemm"), "once, cached",
+        ),
+    )
+}  # fmt: skip
+
+BASELINE_METHODS = tuple(name for name, m in METHODS.items() if m.scheme.is_16bit)
+
+
+def default_methods(device: str) -> tuple[str, ...]:
+    """The default set: 16 bit (both kinds on a CPU, where bf16 is the fast one), INT8, NF4 and AWQ INT4."""
+    sixteen = ("fp16", "bf16") if device == "cpu" else ("fp16",)
+    return (*sixteen, "bnb-int8", "bnb-nf4", "awq-int4")
+
+
+def parse_method(argument: str) -> MethodChoice:
+    """Read `method` or `method:kernel`. Raises ValueError naming the valid choices."""
+    name, colon, kernel = argument.partition(":")
+    if name not in METHODS:
+        raise ValueError(f"unknown method '{name}': choose from {', '.join(METHODS)}")
+    method = METHODS[name]
+    if colon and kernel not in method.kernels:
+        valid = ", ".join(f"{name}:{k}" for k in method.kernels) or f"{name} (it has no choice of kernel)"
+        raise ValueError(f"unknown kernel '{kernel}' for {name}: choose from {valid}")
+    return MethodChoice(method, kernel or None)

@@ -1,0 +1,1 @@
+"""Tables and files for people, made from records only; runs on a machine without torch."""

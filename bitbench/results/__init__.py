@@ -1,0 +1,1 @@
+"""What is kept: records, the machine they came from, and the statistics and checks computed when they are read."""

@@ -1,0 +1,98 @@
+"""The record: what one worker process left behind for one cell, and the other lines of a record file.
+
+A record file is JSON lines. Raw samples are kept, warm-ups too; nothing in it is a mean.
+
+Schema history:
+  1  first
+"""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, TypeAdapter, model_validator
+
+from bitbench.facts.frozen import Frozen
+from bitbench.facts.samples import Bandwidth, KernelReport, Memory, PowerSample, PromptSample, TokenCheck
+from bitbench.facts.status import Flag, Status
+from bitbench.results.environment import Environment
+
+SCHEMA_VERSION = 1
+
+
+class Cell(Frozen):
+    """Model x method (with the kernel asked for, if any) x engine x workload on a device."""
+
+    model: str
+    method: str
+    kernel: str | None = None
+    engine: str
+    workload: str
+    device: str
+
+    @property
+    def method_label(self) -> str:
+        """`awq-int4:marlin`, or the plain method where no kernel was asked for."""
+        return f"{self.method}:{self.kernel}" if self.kernel else self.method
+
+
+class Record(Frozen):
+    """One worker process of one cell.
+
+    `scheme` is what is stored; `kernel` what really ran; `environment` the machine and library versions, which decide
+    what may be pooled. `power` was watched from the runner's process. `energy_j` is the counter's difference over the
+    measured window, in which `energy_tokens` tokens were made.
+    """
+
+    kind: Literal["record"] = "record"
+    schema_version: int = SCHEMA_VERSION
+    run_id: str
+    created_at: str
+    cell: Cell
+    process_index: int
+    status: Status
+    reason: str = ""
+    flags: tuple[Flag, ...] = ()
+    environment: Environment
+    model_title: str = ""
+    checkpoint_hash: str = ""
+    checkpoint_origin: str = ""
+    notes: tuple[str, ...] = ()
+    scheme: str
+    weight_bits: float
+    dtype: str = ""
+    kernel: KernelReport | None = None
+    itl_clock: Literal["host", "device"] = "host"
+    batch_size: int
+    output_len: int
+    samples: tuple[PromptSample, ...] = ()
+    memory: Memory | None = None
+    token_check: TokenCheck | None = None
+    bytes_per_step: int | None = None
+    bandwidth: Bandwidth | None = None
+    power: tuple[PowerSample, ...] = ()
+    energy_j: float | None = None
+    energy_tokens: int | None = None
+    load_s: float | None = None
+    process_s: float | None = None
+
+    @model_validator(mode="after")
+    def _only_ok_has_a_speed(self) -> "Record":
+        if self.status != "ok" and any(not s.warmup for s in self.samples):
+            raise ValueError(f"a record with status '{self.status}' may not carry measured samples")
+        return self
+
+
+class Ending(Frozen):
+    """Why no further process of a cell was started in a run, and what width was asked for."""
+
+    kind: Literal["ending"] = "ending"
+    schema_version: int = SCHEMA_VERSION
+    run_id: str
+    cell: Cell
+    ended_by: Literal["precision", "budget", "processes", "failure", "interrupt"]
+    asked_precision: float | None
+    reached_precision: float | None
+    num_processes: int
+
+
+Line = Annotated[Record | Ending, Field(discriminator="kind")]
+LINE: TypeAdapter[Line] = TypeAdapter(Line)
