@@ -65,6 +65,12 @@ class LoadedModel(Protocol):
     def kernels(self) -> KernelReport:
         """What really multiplies."""
 
+    def device_kernel_names(self, ids: Sequence[Sequence[int]]) -> tuple[str, ...]:
+        """Names of the device kernels of a few decode steps, costliest first; empty where there is no GPU.
+
+        Runs a profiler, so it is called after the measured window.
+        """
+
     def dtype(self) -> str:
         """The 16-bit type of the activations: `float16` or `bfloat16`."""
 

@@ -43,5 +43,5 @@ def bytes_per_step(weights: int, unread_embedding: int, kv_per_token: int, conte
 
 
 def mean_decode_context(prompt_len: float, output_len: int) -> float:
-    """Mean tokens in the KV cache over the decode steps, which run from prompt_len + 1 to prompt_len + output_len - 1."""
+    """Mean tokens in the KV cache over the decode steps: from prompt_len + 1 to prompt_len + output_len - 1."""
     return prompt_len + output_len / 2

@@ -59,6 +59,7 @@ class MeasureTask(Frozen):
     engine: str
     workload: str
     device: str
+    process_index: int = 0
     prompt_indices: tuple[int, ...]
     deadline_s: float | None = None
     warmup_output_len: int = 16
@@ -120,6 +121,7 @@ class Finished(Frozen):
     flags: tuple[Flag, ...] = ()
     memory: Memory | None = None
     token_check: TokenCheck | None = None
+    kernel_names: tuple[str, ...] = ()
     window_s: tuple[float, float] | None = None
 
 

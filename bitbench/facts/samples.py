@@ -63,7 +63,7 @@ class PowerSample(Frozen):
 
 
 class Bandwidth(Frozen):
-    """Read bandwidth measured at one working-set size: bytes read over and over, and how fast the best loop read them."""
+    """Read bandwidth at one working-set size: bytes read over and over, and how fast the best loop read them."""
 
     working_set_bytes: int
     bytes_per_s: float

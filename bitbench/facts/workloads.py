@@ -1,8 +1,8 @@
 """What is asked of a model: how many prompts of what length, how many new tokens, how many at once.
 
-A name says it all: `starting-20x128` is 20 committed prompts with 128 new tokens each; `p40-n128-b4@d1024` is 40 prompt
-tokens after 1024 tokens of context, 128 new tokens, 4 sequences at once. Token workloads take their ids from a committed
-list, so that a model without a tokenizer runs the same.
+A name says it all: `starting-20x128` is 20 committed prompts with 128 new tokens each; `p40-n128-b4@d1024` is
+40 prompt tokens after 1024 tokens of context, 128 new tokens, 4 sequences at once. Token workloads take their ids from
+a committed list, so that a model without a tokenizer runs the same.
 """
 
 import json
@@ -15,7 +15,10 @@ STARTING_PROMPTS = 20
 TOKEN_PROMPTS = 20
 _STARTING = re.compile(r"starting-(\d+)x(\d+)")
 _TOKENS = re.compile(r"p(\d+)-n(\d+)(?:-b(\d+))?(?:@d(\d+))?")
-_FORMS = "starting-20x128 (N prompts x M new tokens, N up to 20) or pP-nN[-bB][@dD], such as p40-n128, p512-n64-b8, p40-n64@d8192"
+_FORMS = (
+    "starting-20x128 (N prompts x M new tokens, N up to 20) or pP-nN[-bB][@dD], "
+    "such as p40-n128, p512-n64-b8, p40-n64@d8192"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +41,10 @@ class Workload:
         if self.prompt_len is not None and self.prompt_len < 1:
             raise ValueError("a workload's prompt_len must be at least 1")
         if self.is_text and self.batch_size > 1:
-            raise ValueError("the starting prompts differ in length and run one at a time: for a batch use a workload such as p40-n128-b8")
+            raise ValueError(
+                "the starting prompts differ in length and run one at a time: "
+                "for a batch use a workload such as p40-n128-b8"
+            )
         if self.is_text and self.num_prompts > STARTING_PROMPTS:
             raise ValueError(f"there are {STARTING_PROMPTS} starting prompts, not {self.num_prompts}")
 
@@ -61,7 +67,11 @@ class Workload:
 
         Text prompts of a model without a tokenizer get ids too, as many as the demo's tokenizer makes of that prompt.
         """
-        length = starting_prompts()[prompt_index % STARTING_PROMPTS].num_tokens if self.prompt_len is None else self.prompt_len
+        length = (
+            starting_prompts()[prompt_index % STARTING_PROMPTS].num_tokens
+            if self.prompt_len is None
+            else self.prompt_len
+        )
         first = prompt_index * self.batch_size
         return [_ids(first + row, self.depth + length, vocab_size) for row in range(self.batch_size)]
 
@@ -87,7 +97,7 @@ def _committed_ids() -> tuple[int, ...]:
 
 
 def _ids(sequence: int, length: int, vocab_size: int) -> list[int]:
-    """Ids of one sequence: the committed list from a start of its own, stepping so that long contexts do not repeat soon."""
+    """Ids of one sequence: the committed list from a start of its own, shifted at each turn not to repeat."""
     ids = _committed_ids()
     start, turns = sequence * 997, len(ids)
     return [(ids[(start + i) % turns] + 31 * ((start + i) // turns)) % vocab_size for i in range(length)]

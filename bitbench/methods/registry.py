@@ -13,7 +13,7 @@ Family = Literal["16bit", "bitsandbytes", "awq"]
 class Method:
     """How the stored numbers are chosen. `kernels` are the ones that can be asked for with `method:kernel`.
 
-    `needs` are the packages to install; `checkpoint` says whether the numbers are made at load or stored in a checkpoint.
+    `needs` are the packages to install; `made` says whether the numbers are made at load or stored in a checkpoint.
     """
 
     name: str

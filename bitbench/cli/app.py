@@ -1,0 +1,201 @@
+"""The commands and their options. Each imports what it needs when it runs, so that --help is quick."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from bitbench.cli.parsing import usage_errors
+
+app = typer.Typer(
+    name="bitbench",
+    help="Which precision to run a language model in on your hardware, what it costs, and why each row is as fast as "
+    "it is.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="rich",
+    pretty_exceptions_show_locals=False,
+)
+cache_app = typer.Typer(help="The checkpoints bitbench made.", invoke_without_command=True)
+app.add_typer(cache_app, name="cache")
+
+DEFAULT_OUT = Path("bitbench-results.jsonl")
+
+
+def _examples(*lines: str) -> str:
+    return "[bold]Examples[/bold]\n\n" + "\n\n".join(f"  {line}" for line in lines)
+
+
+@app.command(
+    epilog=_examples(
+        "bitbench run                                      the default model and methods on this machine",
+        "bitbench run Qwen/Qwen2.5-0.5B-Instruct --method fp16 --method awq-int4:marlin",
+        "bitbench run shape:qwen2.5-7b --workload p512-n64 --quick",
+        "bitbench run demo --device cpu --budget 4m --out demo.jsonl",
+        "bitbench run demo --out demo.jsonl --resume        go on where Ctrl-C or the budget ended it",
+        "bitbench run shape:llama-3.1-8b --dry-run          what it would do, need and take",
+    )
+)
+def run(  # noqa: PLR0917 Typer passes options by position
+    model: Annotated[
+        str | None,
+        typer.Argument(
+            help="demo, shape:NAME, a local folder, or a hub id. Default: by what is here.", show_default=False
+        ),
+    ] = None,
+    method: Annotated[
+        list[str] | None,
+        typer.Option("--method", "-m", help="Method, or method:kernel. Repeatable.", show_default=False),
+    ] = None,
+    engine: Annotated[
+        list[str] | None, typer.Option("--engine", "-e", help="Engine. Repeatable.", show_default=False)
+    ] = None,
+    device: Annotated[
+        str | None, typer.Option(help="cpu, cuda or cuda:1. Default: the GPU, if any.", show_default=False)
+    ] = None,
+    workload: Annotated[
+        str | None,
+        typer.Option("--workload", "-w", help="starting-20x128, p40-n128, p512-n64-b8@d4096, ...", show_default=False),
+    ] = None,
+    prompts: Annotated[int | None, typer.Option(min=1, help="Number of prompts.", show_default=False)] = None,
+    prompt_len: Annotated[int | None, typer.Option(min=1, help="Prompt length, tokens.", show_default=False)] = None,
+    output_len: Annotated[int | None, typer.Option(min=1, help="New tokens per prompt.", show_default=False)] = None,
+    batch_size: Annotated[int | None, typer.Option(min=1, help="Sequences at once.", show_default=False)] = None,
+    processes: Annotated[
+        int | None,
+        typer.Option(min=1, help="Processes per row. Default: 5, more while precision asks.", show_default=False),
+    ] = None,
+    precision: Annotated[str, typer.Option(help="Half width of the interval to reach, e.g. 3%.")] = "3%",
+    budget: Annotated[
+        str,
+        typer.Option(
+            help="Time for the whole run, e.g. 90s, 10m, 2h, none. Making checkpoints, done once, is not counted."
+        ),
+    ] = "10m",
+    timeout: Annotated[str, typer.Option(help="A worker that says nothing for so long is ended.")] = "5m",
+    out: Annotated[Path, typer.Option(help="Record file to append to.")] = DEFAULT_OUT,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the records in --out.")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="Two processes, few prompts: a first look.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and stop.")] = False,
+    quantize: Annotated[
+        bool, typer.Option("--quantize", help="Make the AWQ checkpoint here, even where its maker publishes one.")
+    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Download without asking.")] = False,
+    allow_pickle: Annotated[bool, typer.Option("--allow-pickle", help="Load .bin files too.")] = False,
+    trust_remote_code: Annotated[
+        bool, typer.Option("--trust-remote-code", help="Run a checkpoint's own code.")
+    ] = False,
+) -> None:
+    """Measure methods of one model on this machine and print the table. Appends to a record file."""
+    from bitbench.cli import run as command
+
+    with usage_errors():
+        options = command.Options(
+            model=model,
+            methods=tuple(method or ()),
+            engines=tuple(engine or ()),
+            device=device,
+            workload=workload,
+            prompts=prompts,
+            prompt_len=prompt_len,
+            output_len=output_len,
+            batch_size=batch_size,
+            processes=processes,
+            precision=precision,
+            budget=budget,
+            timeout=timeout,
+            out=out,
+            resume=resume,
+            quick=quick,
+            dry_run=dry_run,
+            quantize=quantize,
+            yes=yes,
+            allow_pickle=allow_pickle,
+            trust_remote_code=trust_remote_code,
+        )
+        command.run(options)
+
+
+@app.command(
+    epilog=_examples(
+        "bitbench show bitbench-results.jsonl",
+        "bitbench show results/*.jsonl --format markdown",
+        "bitbench show results/h200.jsonl --format json",
+    )
+)
+def show(
+    files: Annotated[list[Path], typer.Argument(help="Record files.")],
+    format: Annotated[str, typer.Option("--format", "-f", help="table, markdown, csv or json.")] = "table",
+) -> None:
+    """Print the table from records; needs no torch."""
+    from bitbench.cli import show as command
+
+    with usage_errors():
+        command.show(files, format)
+
+
+@app.command(epilog=_examples("bitbench methods", "bitbench methods --device cuda"))
+def methods(
+    device: Annotated[str | None, typer.Option(help="cpu, cuda or cuda:1.", show_default=False)] = None,
+) -> None:
+    """List the methods: scheme, kernels, needs, and whether each can run here."""
+    from bitbench.cli import catalogue
+
+    with usage_errors():
+        catalogue.methods(device)
+
+
+@app.command(epilog=_examples("bitbench engines"))
+def engines() -> None:
+    """List the engines and whether each can run here."""
+    from bitbench.cli import catalogue
+
+    catalogue.engines()
+
+
+@app.command(epilog=_examples("bitbench models"))
+def models() -> None:
+    """List what a model argument can be, with sizes."""
+    from bitbench.cli import catalogue
+
+    catalogue.models()
+
+
+@app.command(epilog=_examples("bitbench doctor", "bitbench doctor --device cuda:1"))
+def doctor(
+    device: Annotated[str | None, typer.Option(help="cpu, cuda or cuda:1.", show_default=False)] = None,
+) -> None:
+    """Look at the machine: what makes measurements bad here, and what to do about it."""
+    from bitbench.cli import machine
+
+    with usage_errors():
+        machine.doctor(device)
+
+
+@cache_app.callback()
+def cache(context: typer.Context) -> None:
+    """List what is cached; `cache clear` removes it."""
+    if context.invoked_subcommand is None:
+        cache_list()
+
+
+@cache_app.command("list", epilog=_examples("bitbench cache list"))
+def cache_list() -> None:
+    """List the checkpoints bitbench made: size and origin."""
+    from bitbench.cli import machine
+
+    machine.cache_list()
+
+
+@cache_app.command("clear", epilog=_examples("bitbench cache clear", "bitbench cache clear demo"))
+def cache_clear(
+    names: Annotated[
+        list[str] | None, typer.Argument(help="Entries to remove. Default: all.", show_default=False)
+    ] = None,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+) -> None:
+    """Remove cached checkpoints."""
+    from bitbench.cli import machine
+
+    with usage_errors():
+        machine.cache_clear(names or [], yes)

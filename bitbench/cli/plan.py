@@ -1,0 +1,76 @@
+"""`--dry-run`: what a run would do, need and take."""
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from bitbench.runner.plan import Plan, PlannedCell
+
+
+def gigabytes(value: float | None) -> str:
+    """Decimal gigabytes with two digits; a dash where unknown."""
+    return "-" if value is None else f"{value / 1e9:.2f} GB"
+
+
+def minutes(seconds: float) -> str:
+    """`45 s` or `7 min`."""
+    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"
+
+
+def plan_view(plan: Plan) -> RenderableType:
+    """Cells, processes, downloads, disk, memory, time and ceilings."""
+    request = plan.request
+    head = [
+        f"{request.model.label} on {plan.environment.device_name} · {request.workload.name} · "
+        f"{len(plan.cells)} rows x {request.first_processes} processes"
+        + (
+            ""
+            if request.first_processes == request.most_processes
+            else f" (to {request.most_processes} for the precision)"
+        ),
+        f"prompts for each process: {-(-request.workload.num_prompts // request.first_processes)}, "
+        f"new tokens {request.workload.output_len}, batch {request.workload.batch_size}",
+    ]
+    rows = Table(box=None, pad_edge=False, header_style="bold")
+    for title in ("method", "engine", "weights", "needs", "fits", "ceiling tok/s", "disk", "download", "checkpoint"):
+        rows.add_column(title, justify="left" if title in ("method", "engine", "checkpoint") else "right")
+    for planned in plan.cells:
+        rows.add_row(*_row(planned, plan))
+    return Group(*(Text(line) for line in head), Text(), rows, Text(), *(Text(line) for line in _foot(plan)))
+
+
+def _row(planned: PlannedCell, plan: Plan) -> list[str]:
+    cell, guess, checkpoint = planned.cell, planned.forecast, planned.checkpoint
+    if not planned.supported.ok:
+        return [cell.method_label, cell.engine, *["-"] * 6, f"cannot run: {planned.supported.reason}"]
+    fits = "-"
+    if guess.memory_bytes and plan.memory_bytes:
+        fits = "yes" if guess.memory_bytes < plan.memory_bytes else "NO"
+    return [
+        cell.method_label,
+        cell.engine,
+        gigabytes(guess.weights_bytes),
+        gigabytes(guess.memory_bytes),
+        fits,
+        f"{guess.ceiling_tokens_per_s:,.0f}" if guess.ceiling_tokens_per_s else "-",
+        gigabytes(checkpoint.disk_bytes) if checkpoint else "-",
+        gigabytes(checkpoint.download_bytes) if checkpoint else "-",
+        ("cached" if checkpoint.cached else checkpoint.work) if checkpoint else "-",
+    ]
+
+
+def _foot(plan: Plan) -> list[str]:
+    budget = plan.request.budget_s
+    lines = [
+        f"time: about {minutes(plan.time_s)} of measuring (a guess before anything is known"
+        + (f"; the budget of {minutes(budget)} bounds it)" if budget else ")"),
+        f"memory of the device: {gigabytes(plan.memory_bytes)}; 'needs' is weights, KV cache and 1 GB of workspace",
+    ]
+    if plan.bandwidth_bytes_per_s:
+        lines.append(
+            f"ceilings: at {plan.bandwidth_bytes_per_s / 1e12:.2f} TB/s, {plan.bandwidth_source}; the run measures its "
+            "own"
+        )
+    else:
+        lines.append(f"ceilings: read bandwidth is {plan.bandwidth_source}")
+    return lines

@@ -1,0 +1,54 @@
+"""Numbers as people read them. The only place where s, bytes and fractions become ms, GB and %."""
+
+UNKNOWN = "-"
+
+
+def significant(value: float | None, digits: int = 3) -> str:
+    """At least `digits` significant digits, thousands set apart: 0.61, 57.1, 4,360."""
+    if value is None:
+        return UNKNOWN
+    size = abs(value)
+    decimals = 0
+    while decimals < 9 and 0 < size * 10**decimals < 10 ** (digits - 1):
+        decimals += 1
+    return f"{value:,.{decimals}f}"
+
+
+def milliseconds(seconds: float | None) -> str:
+    """Without the unit."""
+    return significant(None if seconds is None else seconds * 1e3)
+
+
+def gigabytes(num_bytes: float | None) -> str:
+    """10^9 bytes, without the unit."""
+    return significant(None if num_bytes is None else num_bytes / 1e9)
+
+
+def memory(num_bytes: float | None) -> str:
+    """With its unit: 0.988 GB, 134 MB."""
+    if num_bytes is None:
+        return "unknown"
+    return f"{significant(num_bytes / 1e9)} GB" if num_bytes >= 1e8 else f"{significant(num_bytes / 1e6)} MB"
+
+
+def bandwidth(bytes_per_s: float) -> str:
+    """With its unit: 4.31 TB/s, 18.2 GB/s."""
+    tera = bytes_per_s >= 1e12
+    return f"{significant(bytes_per_s / 1e12)} TB/s" if tera else f"{significant(bytes_per_s / 1e9)} GB/s"
+
+
+def percent(fraction: float | None) -> str:
+    """Without the unit: whole from 10% on, one decimal below."""
+    if fraction is None:
+        return UNKNOWN
+    return f"{fraction * 100:.0f}" if abs(fraction) >= 0.0995 or fraction == 0 else f"{fraction * 100:.1f}"
+
+
+def ratio(value: float | None) -> str:
+    """1.40x."""
+    return UNKNOWN if value is None else f"{value:.2f}x"
+
+
+def span(low: float, high: float) -> str:
+    """49.2-61.9: both ends alike."""
+    return f"{significant(low)}–{significant(high)}"

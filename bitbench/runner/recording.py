@@ -1,0 +1,152 @@
+"""Turns what was heard of a worker into a record."""
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import psutil
+
+from bitbench.engines.registry import engine
+from bitbench.facts.messages import Checkpoint, Event, Finished, Loaded, Sampled
+from bitbench.facts.samples import PowerSample, PromptSample
+from bitbench.facts.scheme import Scheme, w4a16
+from bitbench.facts.status import Flag
+from bitbench.measure.energy import energy_between, throttled_between
+from bitbench.measure.power import PowerWatch
+from bitbench.results.record import Record
+from bitbench.runner.process import Outcome
+
+if TYPE_CHECKING:
+    from bitbench.runner.run import Run
+    from bitbench.runner.schedule import CellState
+
+# Other programs that use more than a tenth of the machine's cores move a host-bound step by more than its usual spread.
+_BUSY_HOST_SHARE = 0.1
+
+
+@dataclass(slots=True)
+class Heard:
+    """What a measuring worker said."""
+
+    loaded: Loaded | None = None
+    samples: list[PromptSample] = field(default_factory=list)
+
+    def take(self, event: Event) -> None:
+        """Keep what belongs in the record."""
+        if isinstance(event, Loaded):
+            self.loaded = event
+        elif isinstance(event, Sampled):
+            self.samples.append(event.sample)
+
+
+def busy_share() -> Callable[[Outcome], float]:
+    """Start watching; the function returned says which share of the machine's cores other programs used meanwhile."""
+    began, mine = _busy_cpu_s(), _own_cpu_s()
+
+    def share(outcome: Outcome) -> float:
+        others = (_busy_cpu_s() - began) - (_own_cpu_s() - mine)
+        return max(0.0, others) / (outcome.wall_s * (psutil.cpu_count() or 1))
+
+    return share
+
+
+def _busy_cpu_s() -> float:
+    times = psutil.cpu_times()
+    return float(times.user + times.system + times.nice)
+
+
+def _own_cpu_s() -> float:
+    return sum(os.times()[:4])
+
+
+def make_record(  # noqa: PLR0917
+    run: "Run",
+    state: "CellState",
+    checkpoint: Checkpoint,
+    heard: Heard,
+    outcome: Outcome,
+    watch: PowerWatch,
+    others_share: float,
+) -> Record:
+    """The record of a measuring worker, however it ended."""
+    finished = outcome.finished
+    ok = finished.status == "ok"
+    samples = tuple(s for s in heard.samples if ok or s.warmup)
+    power = tuple(watch.samples(outcome.started_s))
+    tokens = sum(s.batch_size * s.output_len for s in samples if not s.warmup)
+    energy = energy_between(power, *finished.window_s) if finished.window_s else None
+    loaded = heard.loaded
+    kernel = loaded.kernel.model_copy(update={"kernel_names": finished.kernel_names}) if loaded else None
+    return Record(
+        **_fields(run, state, finished, checkpoint)
+        | {
+            "flags": _flags(finished, power, others_share) if ok else (),
+            "dtype": loaded.dtype if loaded else "",
+            "kernel": kernel,
+            "samples": samples,
+            "memory": finished.memory,
+            "token_check": finished.token_check,
+            "bytes_per_step": loaded.bytes_per_step if loaded else None,
+            "bandwidth": run.bandwidth_at(loaded.bytes_per_step) if loaded else None,
+            "power": _window(power, finished),
+            "energy_j": energy,
+            "energy_tokens": tokens if energy is not None else None,
+            "load_s": loaded.load_s if loaded else None,
+            "process_s": outcome.wall_s,
+        }
+    )
+
+
+def failed_record(run: "Run", state: "CellState", finished: Finished) -> Record:
+    """The record of a process that was never measured."""
+    return Record(**_fields(run, state, finished, None))
+
+
+def _fields(run: "Run", state: "CellState", finished: Finished, checkpoint: Checkpoint | None) -> dict[str, Any]:
+    cell, workload = state.planned.cell, run.plan.request.workload
+    scheme = _scheme(state, checkpoint)
+    return {
+        "run_id": run.run_id,
+        "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "cell": cell,
+        "process_index": state.next_index,
+        "status": finished.status,
+        "reason": finished.reason,
+        "environment": run.plan.environment,
+        "model_title": checkpoint.title if checkpoint else "",
+        "checkpoint_hash": checkpoint.content_hash if checkpoint else "",
+        "checkpoint_origin": checkpoint.origin if checkpoint else "",
+        "notes": checkpoint.notes if checkpoint else (),
+        "scheme": scheme.name,
+        "weight_bits": scheme.weight_bits,
+        "itl_clock": engine(cell.engine).itl_clock,
+        "batch_size": workload.batch_size,
+        "output_len": workload.output_len,
+    }
+
+
+def _scheme(state: "CellState", checkpoint: Checkpoint | None) -> Scheme:
+    method = state.planned.choice.method
+    if method.family == "awq" and checkpoint is not None and checkpoint.group_size:
+        return w4a16(checkpoint.group_size)
+    return method.scheme
+
+
+def _flags(finished: Finished, power: tuple[PowerSample, ...], others_share: float) -> tuple[Flag, ...]:
+    flags: list[Flag] = list(finished.flags)
+    if finished.window_s and throttled_between(power, *finished.window_s):
+        flags.append("throttled")
+    if others_share > _BUSY_HOST_SHARE:
+        flags.append("busy_host")
+    return tuple(flags)
+
+
+def _window(power: tuple[PowerSample, ...], finished: Finished) -> tuple[PowerSample, ...]:
+    """The samples of the measured window and one on each side; what was read before tells nothing of the speed."""
+    if finished.window_s is None:
+        return ()
+    start, end = finished.window_s
+    inside = [i for i, sample in enumerate(power) if start <= sample.at_s <= end]
+    return power[max(0, inside[0] - 1) : inside[-1] + 2] if inside else ()

@@ -1,0 +1,246 @@
+"""Does a plan: prepare checkpoints, measure the ceiling, then rounds of worker processes, each recorded as it ends."""
+
+import time
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, cast
+
+from bitbench.facts.messages import (
+    BandwidthMeasured,
+    BandwidthTask,
+    Checkpoint,
+    Event,
+    Finished,
+    MeasureTask,
+    Prepared,
+    PrepareTask,
+)
+from bitbench.facts.samples import Bandwidth
+from bitbench.measure.power import PowerWatch
+from bitbench.results import store
+from bitbench.results.record import Ending, Record
+from bitbench.runner.listener import Listener
+from bitbench.runner.plan import Plan, PlannedCell
+from bitbench.runner.process import Limits, run_worker
+from bitbench.runner.recording import Heard, busy_share, failed_record, make_record
+from bitbench.runner.schedule import CellState, first_state, judge
+
+EndedBy = Literal["precision", "budget", "processes", "failure", "interrupt"]
+# A worker that is measuring when the budget ends finishes its prompt; after this it is ended.
+_GRACE_S = 60.0
+_FALLBACK_SIZES = (1 << 28, 1 << 30)
+# A failure that will come again: not tried again by --resume.
+_LASTING = ("unsupported", "out_of_memory", "incorrect", "load_error")
+
+
+@dataclass(slots=True)
+class Run:
+    """One run in progress. `run_id` joins its records; `out` is the record file."""
+
+    plan: Plan
+    out: Path
+    listener: Listener
+    run_id: str = field(default_factory=lambda: uuid.uuid4().hex[:12])
+    states: list[CellState] = field(default_factory=list)
+    bandwidths: tuple[Bandwidth, ...] = ()
+    checkpoints: dict[str, Checkpoint | Finished] = field(default_factory=dict)
+    began_s: float = field(default_factory=time.monotonic)
+
+    def execute(self, before: Sequence[Record] = ()) -> None:
+        """Do the plan. `before`: records of an earlier run to go on from. Raises KeyboardInterrupt and StoreError."""
+        store.check_writable(self.out)
+        self.states = [first_state(p, self.plan.request) for p in self.plan.cells]
+        for state in self.states:
+            self._take_over(state, before)
+        try:
+            self._refuse_unsupported()
+            self._prepare_checkpoints()
+            self._measure_bandwidth()
+            self._rounds()
+        except KeyboardInterrupt:
+            for state in self.states:
+                state.ended_by = state.ended_by or "interrupt"
+            raise
+        finally:
+            self._write_endings()
+
+    def _take_over(self, state: CellState, before: Sequence[Record]) -> None:
+        key = self.plan.environment.pool_key
+        for record in before:
+            same = record.cell == state.planned.cell and record.environment.pool_key == key
+            if same and (record.status == "ok" or record.status in _LASTING):
+                state.records.append(record)
+        if state.records:
+            judge(state, self.plan.request)
+
+    def _open(self) -> list[CellState]:
+        return [s for s in self.states if s.ended_by is None]
+
+    def _refuse_unsupported(self) -> None:
+        for state in self._open():
+            if not state.planned.supported.ok:
+                self._fail(state, Finished(status="unsupported", reason=state.planned.supported.reason))
+
+    def _fail(self, state: CellState, finished: Finished) -> None:
+        self._keep(state, failed_record(self, state, finished))
+        state.ended_by = "failure"
+
+    def _keep(self, state: CellState, record: Record) -> None:
+        store.append(self.out, record)
+        state.records.append(record)
+        self.listener.recorded(record)
+
+    def _limits(self, until: bool = False) -> Limits:
+        budget = self.plan.request.budget_s
+        until_s = self.began_s + budget + _GRACE_S if until and budget else None
+        return Limits(self.plan.request.silence_s, until_s)
+
+    def _prepare_checkpoints(self) -> None:
+        """One worker for each distinct checkpoint: the 16-bit one and AWQ's. The budget's clock starts after it."""
+        for state in self._open():
+            planned = state.planned
+            if planned.cell.engine == "fake":
+                self.checkpoints[_key(planned)] = _fake_checkpoint()
+            elif _key(planned) not in self.checkpoints:
+                self.checkpoints[_key(planned)] = self._prepare(planned)
+            made = self.checkpoints[_key(planned)]
+            if isinstance(made, Finished):
+                self._fail(state, made)
+        self.began_s = time.monotonic()
+
+    def _prepare(self, planned: PlannedCell) -> Checkpoint | Finished:
+        request = self.plan.request
+        self.listener.task_started("prepare", planned.cell, 0, 0)
+        task = PrepareTask(
+            model=request.model,
+            method=planned.cell.method,
+            device=planned.cell.device,
+            quantize=request.quantize,
+            allow_pickle=request.allow_pickle,
+            trust_remote_code=request.trust_remote_code,
+        )
+        events, finished = self._collect(task)
+        return next((e.checkpoint for e in events if isinstance(e, Prepared)), finished)
+
+    def _collect(self, task: PrepareTask | BandwidthTask) -> tuple[list[Event], Finished]:
+        """Run a task; all it said, and how it ended."""
+        events: list[Event] = []
+
+        def keep(event: Event) -> None:
+            events.append(event)
+            self.listener.heard(event)
+
+        return events, run_worker(task, self._limits(), keep).finished
+
+    def _measure_bandwidth(self) -> None:
+        cells = self._open()
+        if not cells:
+            return
+        sizes = tuple(sorted({s.planned.forecast.bytes_per_step or 0 for s in cells} - {0})) or _FALLBACK_SIZES
+        device = cells[0].planned.cell.device
+        self.listener.task_started("bandwidth", None, 0, 0)
+        events, finished = self._collect(BandwidthTask(device=device, working_set_bytes=sizes))
+        self.bandwidths = next((e.bandwidths for e in events if isinstance(e, BandwidthMeasured)), ())
+        if not self.bandwidths:
+            for state in cells:
+                self._fail(state, finished)
+        ceilings = {
+            s.planned.cell: self.plan.request.workload.batch_size * nearest.bytes_per_s / step
+            for s in cells
+            if (step := s.planned.forecast.bytes_per_step) and (nearest := self.bandwidth_at(step))
+        }
+        self.listener.bandwidth(self.bandwidths, ceilings)
+
+    def bandwidth_at(self, size: int) -> Bandwidth | None:
+        """The measurement at the working-set size nearest to `size` bytes."""
+        return min(self.bandwidths, key=lambda b: abs(b.working_set_bytes - size), default=None)
+
+    def _rounds(self) -> None:
+        with PowerWatch(self.plan.cells[0].cell.device) as watch:
+            while cells := self._open():
+                if not self._affordable(cells):
+                    self._skip(cells)
+                    return
+                for position, state in enumerate(cells):
+                    if not self._affordable([state]):
+                        self._skip([state])
+                        continue
+                    self._one_process(state, watch, self._num_left(cells, position))
+
+    def _num_left(self, cells: list[CellState], position: int) -> int:
+        first = self.plan.request.first_processes
+        later = sum(max(0, first - c.next_index - (1 if i <= position else 0)) for i, c in enumerate(cells))
+        return max(later, len(cells) - position - 1)
+
+    def _affordable(self, cells: list[CellState]) -> bool:
+        """Whether these processes fit in what is left of the budget, judged by each cell's last one."""
+        budget = self.plan.request.budget_s
+        if budget is None:
+            return True
+        left = self.began_s + budget - time.monotonic()
+        needed = sum(c.last_process_s or 0.0 for c in cells)
+        return left > needed
+
+    def _skip(self, cells: list[CellState]) -> None:
+        for state in cells:
+            if not state.records:
+                self._keep(
+                    state, failed_record(self, state, Finished(status="skipped", reason="the budget ended first"))
+                )
+            state.ended_by = "budget"
+
+    def _one_process(self, state: CellState, watch: PowerWatch, num_left: int) -> None:
+        cell, request = state.planned.cell, self.plan.request
+        self.listener.task_started("measure", cell, state.next_index, num_left)
+        checkpoint = cast(Checkpoint, self.checkpoints[_key(state.planned)])
+        task = MeasureTask(
+            checkpoint=checkpoint,
+            method=cell.method,
+            kernel=cell.kernel,
+            engine=cell.engine,
+            workload=cell.workload,
+            device=cell.device,
+            process_index=state.next_index,
+            prompt_indices=state.next_prompts(request.workload.num_prompts),
+            deadline_s=self.began_s + request.budget_s if request.budget_s else None,
+            trust_remote_code=request.trust_remote_code,
+        )
+        heard = Heard()
+        share = busy_share()
+        try:
+            outcome = run_worker(task, self._limits(until=True), lambda e: self._hear(heard, e))
+        except KeyboardInterrupt:
+            self._keep(state, failed_record(self, state, Finished(status="interrupted", reason="stopped by the user")))
+            raise
+        state.last_process_s = outcome.wall_s
+        self._keep(state, make_record(self, state, checkpoint, heard, outcome, watch, share(outcome)))
+        judge(state, request)
+
+    def _hear(self, heard: Heard, event: Event) -> None:
+        heard.take(event)
+        self.listener.heard(event)
+
+    def _write_endings(self) -> None:
+        for state in self.states:
+            ending = Ending(
+                run_id=self.run_id,
+                cell=state.planned.cell,
+                ended_by=cast(EndedBy, state.ended_by or "interrupt"),
+                asked_precision=self.plan.request.precision,
+                reached_precision=state.reached_precision(),
+                num_processes=len(state.ok_records),
+            )
+            store.append(self.out, ending)
+            self.listener.ended(ending)
+
+
+def _key(planned: PlannedCell) -> str:
+    """Cells that share a checkpoint share this: AWQ's, or the 16-bit one that the others quantize at load."""
+    family = "awq" if planned.choice.method.family == "awq" else "16bit"
+    return f"{planned.cell.engine == 'fake'}/{family}"
+
+
+def _fake_checkpoint() -> Checkpoint:
+    return Checkpoint(path="", content_hash="fake", origin="nothing to load: scripted", title="scripted model")

@@ -1,0 +1,100 @@
+"""Writes the pages under docs/ that follow from the code: commands, methods, metrics. `--check` only compares.
+
+Run by `make docs`; the tests fail where a page is not what this writes.
+"""
+
+import sys
+from pathlib import Path
+
+import click
+import typer
+
+from bitbench.cli.app import app
+from bitbench.engines.registry import ENGINES, engine
+from bitbench.methods.registry import METHODS
+from bitbench.results.metrics import metrics_markdown
+
+DOCS = Path(__file__).resolve().parent.parent / "docs"
+_NOTE = "<!-- written by scripts/docs.py (make docs); edit the code, not this page -->\n\n"
+
+
+def commands_page() -> str:
+    """Every command with its options and examples."""
+    group = typer.main.get_command(app)
+    parts = ["# Commands\n", f"{group.help}\n"]
+    for path, command in _commands(group, ("bitbench",)):
+        parts += [
+            f"## {' '.join(path)}\n",
+            f"{command.help}\n",
+            _usage(path, command),
+            _options(command),
+            _examples(command),
+        ]
+    return _NOTE + "\n".join(part for part in parts if part)
+
+
+def _commands(group: click.Command, path: tuple[str, ...]) -> list[tuple[tuple[str, ...], click.Command]]:
+    found = []
+    for name, command in getattr(group, "commands", {}).items():
+        found.append(((*path, name), command))
+        found += _commands(command, (*path, name))
+    return found
+
+
+def _usage(path: tuple[str, ...], command: click.Command) -> str:
+    arguments = [(p.name or "").upper() for p in command.params if p.param_type_name == "argument"]
+    return f"`{' '.join([*path, *arguments, '[OPTIONS]'])}`\n"
+
+
+def _options(command: click.Command) -> str:
+    rows = []
+    for option in command.params:
+        if option.param_type_name != "option":
+            continue
+        default = "" if option.default in (None, False, ()) else f"`{option.default}`"
+        rows.append(f"| `{', '.join(option.opts)}` | {option.help} | {default} |")
+    return "\n".join(["| option | what it does | default |", "|---|---|---|", *rows, ""]) if rows else ""
+
+
+def _examples(command: click.Command) -> str:
+    lines = [line.strip() for line in (command.epilog or "").split("\n") if line.strip()]
+    return "\n".join(["```", *lines[1:], "```", ""]) if len(lines) > 1 else ""
+
+
+def methods_page() -> str:
+    """The table of methods and that of engines."""
+    lines = [
+        "# Methods and engines\n",
+        "| method | what | scheme | kernels that can be asked for | made | needs |",
+        "|---|---|---|---|---|---|",
+    ]
+    for m in METHODS.values():
+        kernels = ", ".join(f"`{m.name}:{k}`" for k in m.kernels) or "the library's own"
+        lines.append(
+            f"| `{m.name}` | {m.title}: {m.summary} | {m.scheme.name} | {kernels} | {m.made} | {', '.join(m.needs)} |"
+        )
+    lines += ["", "| engine | what | needs | clock of the gaps between tokens |", "|---|---|---|---|"]
+    for name in ENGINES:
+        made = engine(name)
+        lines.append(f"| `{name}` | {made.summary} | {', '.join(made.needs) or 'nothing'} | {made.itl_clock} |")
+    return _NOTE + "\n".join(lines) + "\n"
+
+
+PAGES = {"commands.md": commands_page, "methods.md": methods_page, "metrics.md": lambda: _NOTE + metrics_markdown()}
+
+
+def main() -> None:
+    """Write the pages, or with --check say which differ."""
+    stale = []
+    for name, page in PAGES.items():
+        path = DOCS / name
+        if not path.exists() or path.read_text(encoding="utf-8") != page():
+            stale.append(name)
+            if "--check" not in sys.argv:
+                path.write_text(page(), encoding="utf-8")
+    if stale and "--check" in sys.argv:
+        sys.exit(f"stale pages: {', '.join(stale)}: run make docs")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,199 @@
+"""The program as a user meets it: commands in processes of their own, on the fake engine."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+FAKE = ("--engine", "fake", "--workload", "p16-n8", "--processes", "2", "--method", "fp16", "--method", "bnb-nf4")
+
+
+def bitbench(
+    *arguments: str, cwd: Path | None = None, script: dict | None = None, program: tuple[str, ...] = ("-m", "bitbench")
+):
+    env = os.environ | {"BITBENCH_FAKE_SCRIPT": json.dumps(script or {})}
+    return subprocess.run(
+        [sys.executable, *program, *arguments],
+        cwd=cwd,
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+def test_run_prints_the_table_and_show_prints_it_again(tmp_path):
+    done = bitbench("run", "demo", *FAKE, "--out", "r.jsonl", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    shown = bitbench("show", "r.jsonl", cwd=tmp_path)
+    assert shown.returncode == 0, shown.stderr
+    assert shown.stdout.strip() in done.stdout
+    rows = json.loads(bitbench("show", "r.jsonl", "--format", "json", cwd=tmp_path).stdout)
+    assert [row["method"] for row in rows] == ["fp16", "bnb-nf4"]
+    assert all(row["status"] == "ok" and row["num_processes"] == 2 for row in rows)
+
+
+JSON_KEYS = """model, method, scheme, engine, kernel, workload, batch_size, prompt_len, output_len, device, status,
+reason, flags, baseline, decode_tokens_per_s, decode_tokens_per_s_interval, interval_kind, spread_within, num_processes,
+num_samples, generate_tokens_per_s, prefill_tokens_per_s, ttft_s, tpot_s, itl_clock, weights_bytes,
+allocated_after_load_bytes, load_peak_bytes, peak_memory_bytes, kv_cache_bytes, energy_j_per_token, speedup,
+memory_saved, bytes_per_step, ceiling_tokens_per_s, mbu, checkpoint_hash"""
+
+
+def test_json_rows_have_every_promised_key_and_agree_with_the_raw_samples(tmp_path):
+    bitbench("run", "demo", *FAKE, "--out", "r.jsonl", cwd=tmp_path)
+    rows = json.loads(bitbench("show", "r.jsonl", "--format", "json", cwd=tmp_path).stdout)
+    for key in JSON_KEYS.replace("\n", " ").split(","):
+        assert key.strip() in rows[0], key
+    raw = [json.loads(line) for line in (tmp_path / "r.jsonl").read_text().splitlines()]
+    medians = []
+    for record in raw:
+        if record["kind"] == "record" and record["cell"]["method"] == "fp16":
+            tpots = sorted(
+                (s["total_s"] - s["ttft_s"]) / (s["output_len"] - 1) for s in record["samples"] if not s["warmup"]
+            )
+            medians.append((tpots[(len(tpots) - 1) // 2] + tpots[len(tpots) // 2]) / 2)
+    by_hand = 1 / (sum(medians) / 2)  # the median of two
+    assert rows[0]["decode_tokens_per_s"] == pytest.approx(by_hand)
+    assert len(rows[0]["decode_tokens_per_s_interval"]) == 2
+
+
+def test_benchmark_py_is_run(tmp_path):
+    done = bitbench(*FAKE, "--out", str(tmp_path / "r.jsonl"), "--dry-run", program=(str(ROOT / "benchmark.py"),))
+    assert done.returncode == 0, done.stderr
+    assert "fp16" in done.stdout
+    assert not (tmp_path / "r.jsonl").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("run", "nonsense"), "unknown model 'nonsense': give demo, shape:qwen2.5-0.5b"),
+        (("run", "shape:gpt-5"), "unknown shape 'gpt-5': choose from qwen2.5-0.5b"),
+        (("run", "./nowhere"), "no model folder at './nowhere'"),
+        (("run", "demo", "--method", "int3"), "unknown method 'int3': choose from fp16, bf16, bnb-int8"),
+        (("run", "demo", "--method", "awq-int4:fast"), "choose from awq-int4:marlin, awq-int4:gemm"),
+        (("run", "demo", "--method", "fp16:marlin"), "fp16 (it has no choice of kernel)"),
+        (("run", "demo", "--engine", "warp"), "unknown engine 'warp': choose from transformers, fake"),
+        (("run", "demo", "--device", "tpu"), "no device 'tpu': choose from cpu"),
+        (("run", "demo", "--workload", "long"), "unknown workload 'long': give starting-20x128"),
+        (("run", "demo", "--workload", "p9000-n128"), "needs a context of 9128 tokens and SmolLM2-135M has 8192"),
+        (("run", "demo", "--batch-size", "4"), "for a batch use a workload such as p40-n128-b8"),
+        (("run", "demo", "--precision", "300%"), "--precision takes a share such as 3%"),
+        (("run", "demo", "--budget", "soon"), "--budget takes a time such as 90s"),
+        (("run", "demo", "--out", "no/such/folder/r.jsonl"), "no folder"),
+        (("show", "nothing.jsonl"), "there is no record file nothing.jsonl"),
+        (("show", "nothing.jsonl", "--format", "xml"), "choose from table, markdown, csv, json"),
+        (("cache", "clear", "nonsense", "--yes"), "nonsense"),
+    ],
+)
+def test_bad_input_is_one_clear_line_and_code_2(tmp_path, arguments, message):
+    done = bitbench(*arguments, cwd=tmp_path)
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert message in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+def test_a_full_disk_is_one_clear_line(tmp_path):
+    done = bitbench("run", "demo", *FAKE, "--out", "/dev/full", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "cannot write records to /dev/full" in done.stderr
+
+
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
+def test_interrupt_keeps_finished_records_and_resume_goes_on(tmp_path, stop):
+    script = {"*": {"real_s_per_prompt": 0.3}}
+    env = os.environ | {"BITBENCH_FAKE_SCRIPT": json.dumps(script)}
+    arguments = ["run", "demo", *FAKE, "--out", "r.jsonl"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "bitbench", *arguments], cwd=tmp_path, env=env, stdout=subprocess.PIPE, text=True
+    )
+    wait_for(lambda: (tmp_path / "r.jsonl").exists() and '"status":"ok"' in (tmp_path / "r.jsonl").read_text())
+    time.sleep(0.5)
+    process.send_signal(stop)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 130, output
+    assert "--resume" in output
+    kept = (tmp_path / "r.jsonl").read_text()
+    assert '"status":"ok"' in kept
+    done = bitbench(*arguments, "--resume", cwd=tmp_path, script=script)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "r.jsonl").read_text().startswith(kept)
+    rows = json.loads(bitbench("show", "r.jsonl", "--format", "json", cwd=tmp_path).stdout)
+    assert [(row["status"], row["num_processes"]) for row in rows] == [("ok", 2), ("ok", 2)]
+
+
+def wait_for(condition, limit_s: float = 60.0) -> None:
+    end = time.monotonic() + limit_s
+    while not condition():
+        assert time.monotonic() < end, "nothing happened in time"
+        time.sleep(0.05)
+
+
+def test_nothing_measured_is_code_1(tmp_path):
+    done = bitbench("run", "demo", *FAKE, "--out", "r.jsonl", cwd=tmp_path, script={"*": {"fault": "segv"}})
+    assert done.returncode == 1
+    assert "SIGSEGV" in done.stdout
+
+
+def test_dry_run_writes_nothing(tmp_path):
+    done = bitbench("run", "shape:qwen2.5-7b", "--dry-run", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "15.23 GB" in done.stdout
+    assert not list(tmp_path.iterdir())
+
+
+def test_catalogues_list_everything(tmp_path):
+    for command, words in {
+        "methods": ("fp16", "bnb-int8-t0", "awq-int4:marlin"),
+        "engines": ("transformers", "fake"),
+        "models": ("demo", "shape:qwen3-0.6b", "FOLDER"),
+        "doctor": ("memory", "CPU"),
+        "cache": ("cached",),
+    }.items():
+        done = bitbench(command, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        for word in words:
+            assert word in done.stdout, (command, word)
+
+
+def test_help_and_show_are_quick_and_import_no_torch(tmp_path):
+    bitbench("run", "demo", *FAKE, "--out", "r.jsonl", cwd=tmp_path)
+    for limit_s, arguments in ((0.5, ("--help",)), (1.0, ("show", "r.jsonl"))):
+        times = []
+        for _ in range(5):
+            began = time.monotonic()
+            assert bitbench(*arguments, cwd=tmp_path).returncode == 0
+            times.append(time.monotonic() - began)
+        assert min(times) < limit_s, times
+    code = (
+        "import sys; from bitbench.cli import main\n"
+        "try: main(['show', 'r.jsonl'])\n"
+        "except SystemExit: pass\n"
+        "assert 'torch' not in sys.modules"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_every_command_has_help_with_examples():
+    for command in ("run", "show", "methods", "engines", "models", "doctor", "cache list", "cache clear"):
+        done = bitbench(*command.split(), "--help")
+        assert done.returncode == 0
+        assert "Examples" in done.stdout, command
+
+
+def test_generated_pages_are_up_to_date():
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "scripts" / "docs.py"), "--check"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr

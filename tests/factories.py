@@ -1,0 +1,148 @@
+"""Records made quickly, with the speeds a test wants."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from bitbench.facts.samples import Bandwidth, KernelReport, Memory, PowerSample, PromptSample
+from bitbench.facts.status import Flag, Status
+from bitbench.results.environment import Environment, Gpu
+from bitbench.results.record import Cell, Ending, Record
+
+GPU = Gpu(name="NVIDIA H200", uuid_hash="0123", driver="570.1", compute_capability="9.0", memory_bytes=150_000_000_000)
+ENVIRONMENT = Environment(
+    machine="a1b2",
+    system="Linux",
+    python="3.11.7",
+    cpu="Test CPU",
+    num_cpus=2,
+    memory_bytes=16_000_000_000,
+    last_level_cache_bytes=50_000_000,
+    gpu=GPU,
+    versions={"torch": "2.11.0", "transformers": "5.17.0"},
+)
+
+
+def cell(method: str = "fp16", **fields: Any) -> Cell:
+    """`awq-int4:marlin` asks for a kernel."""
+    name, _, kernel = method.partition(":")
+    given = {"model": "shape:tiny", "engine": "transformers", "workload": "starting-20x128", "device": "cuda:0"}
+    return Cell(**{**given, "method": name, "kernel": kernel or None, **fields})
+
+
+def sample(
+    tpot: float = 0.01,
+    index: int = 0,
+    *,
+    ttft: float = 0.02,
+    output_len: int = 11,
+    batch_size: int = 1,
+    prompt_len: int = 40,
+    warmup: bool = False,
+    at: float | None = None,
+) -> PromptSample:
+    """One prompt whose TPOT is `tpot` seconds (within rounding)."""
+    return PromptSample(
+        prompt_index=index,
+        warmup=warmup,
+        batch_size=batch_size,
+        prompt_len=prompt_len,
+        output_len=output_len,
+        started_s=100.0 + index if at is None else at,
+        ttft_s=ttft,
+        itl_s=(tpot,) * (output_len - 1),
+        total_s=ttft + tpot * (output_len - 1),
+    )
+
+
+def record(
+    method: str = "fp16",
+    tpots: Sequence[float] = (0.01,),
+    *,
+    process: int = 0,
+    status: Status = "ok",
+    reason: str = "",
+    bits: float = 16,
+    weights: int | None = 1_000_000_000,
+    peak: int | None = None,
+    bandwidth: float | None = 4e12,
+    step: int | None = None,
+    kernel: str = "cuBLAS",
+    flags: tuple[Flag, ...] = (),
+    power: tuple[PowerSample, ...] = (),
+    samples: Sequence[PromptSample] | None = None,
+    run: str = "run-1",
+    environment: Environment = ENVIRONMENT,
+    checkpoint: str = "c0ffee00",
+    where: dict[str, Any] | None = None,
+    **fields: Any,
+) -> Record:
+    """One process; a failed one has no measured samples."""
+    measured = [sample(t, i) for i, t in enumerate(tpots)] if samples is None else list(samples)
+    ok = status == "ok"
+    given: dict[str, Any] = {
+        "run_id": run,
+        "created_at": f"2026-11-23T12:00:{process:02d}+00:00",
+        "cell": cell(method, **(where or {})),
+        "process_index": process,
+        "status": status,
+        "reason": reason,
+        "flags": flags,
+        "environment": environment,
+        "model_title": "Tiny (random weights)",
+        "checkpoint_hash": checkpoint,
+        "scheme": f"W{bits:g}",
+        "weight_bits": bits,
+        "dtype": "float16",
+        "kernel": KernelReport(name=kernel, module_classes={"Linear": 7}) if ok and kernel else None,
+        "batch_size": 1,
+        "output_len": 11,
+        "samples": measured if ok else (),
+        "memory": Memory(
+            source="test",
+            weights_bytes=weights,
+            allocated_after_load_bytes=weights,
+            load_peak_bytes=weights,
+            peak_memory_bytes=peak if peak is not None or weights is None else weights + 50_000_000,
+            kv_cache_bytes=1_000_000,
+        )
+        if ok
+        else None,
+        "bytes_per_step": (step or weights) if ok else None,
+        "bandwidth": Bandwidth(working_set_bytes=1 << 30, bytes_per_s=bandwidth, method="test") if bandwidth else None,
+        "power": power,
+    }
+    return Record(**{**given, **fields})
+
+
+def processes(method: str, medians: Sequence[float], prompts: int = 4, **fields: Any) -> list[Record]:
+    """One record for each median TPOT in seconds; the prompts of a process lie symmetrically within 2% around it."""
+    around = [1 + 0.02 * (2 * i / (prompts - 1) - 1) for i in range(prompts)] if prompts > 1 else [1.0]
+    return [record(method, [m * a for a in around], process=i, **fields) for i, m in enumerate(medians)]
+
+
+def ending(method: str = "fp16", **fields: Any) -> Ending:
+    """Why the cell's processes ended."""
+    given = {"run_id": "run-1", "cell": cell(method), "ended_by": "budget", "asked_precision": 0.03}
+    return Ending(**{**given, "reached_precision": 0.05, "num_processes": 3, **fields})
+
+
+def h200(seed_tpots: Sequence[float] = (1.0, 0.97, 1.05, 1.01, 0.99)) -> list[Record]:
+    """A table like the first run on an H200: six rows, one of them failed."""
+
+    def around(tpot: float) -> list[float]:
+        return [tpot * factor for factor in seed_tpots]
+
+    return [
+        *processes("fp16", around(0.0175), weights=988_000_000, energy_j=10.0, energy_tokens=40),
+        *processes("bnb-int8", around(0.061), weights=631_000_000, bits=8, kernel="MatMul8bitLt"),
+        *processes("bnb-nf4", around(0.0242), weights=474_000_000, bits=4, kernel="MatMul4Bit"),
+        *processes("awq-int4:gemm", around(0.0230), weights=458_000_000, bits=4, kernel="AwqGEMM"),
+        *processes("awq-int4:marlin", around(0.0178), weights=459_000_000, bits=4, kernel="AwqMarlin"),
+        record(
+            "awq-int4:exllama",
+            status="unsupported",
+            reason="gptqmodel has no such kernel on sm_90; it needs sm_75 to sm_89",
+            bits=4,
+            checkpoint="",
+        ),
+    ]

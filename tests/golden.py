@@ -1,0 +1,39 @@
+"""Writes the golden files of the present schema and table: `python -m tests.golden`. Never for a schema that was released."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from bitbench.reports.table import table
+from bitbench.results.record import LINE, SCHEMA_VERSION
+from bitbench.results.summary import summarize
+from tests.factories import ending, h200
+
+DATA = Path(__file__).parent / "data"
+
+
+def schema_text() -> str:
+    """The JSON schema of a line, without the docstrings."""
+
+    def bare(node: Any) -> Any:
+        if isinstance(node, dict):
+            return {k: bare(v) for k, v in node.items() if not (k == "description" and isinstance(v, str))}
+        return [bare(x) for x in node] if isinstance(node, list) else node
+
+    return json.dumps(bare(LINE.json_schema()), indent=1, sort_keys=True) + "\n"
+
+
+def records_text() -> str:
+    """A record file with all that a line can hold."""
+    return "".join(line.model_dump_json() + "\n" for line in [*h200(), ending()])
+
+
+def table_text() -> str:
+    """The table of that file at 100 columns."""
+    return table(summarize(h200(), [ending()]), 100).plain + "\n"
+
+
+if __name__ == "__main__":
+    (DATA / f"schema-v{SCHEMA_VERSION}.json").write_text(schema_text())
+    (DATA / f"records-v{SCHEMA_VERSION}.jsonl").write_text(records_text())
+    (DATA / "table-100.txt").write_text(table_text())

@@ -1,0 +1,108 @@
+"""A session checks tokens, warms up until samples agree, and counts all the work. Cheats are caught."""
+
+import pytest
+
+from bitbench.engines.fake import FakeModel, Script
+from bitbench.facts.errors import Unsupported
+from bitbench.facts.messages import Progress
+from bitbench.facts.samples import PromptSample
+from bitbench.facts.workloads import parse_workload
+from bitbench.measure.memory import NoMeter
+from bitbench.measure.session import WARMUP_MOST, IncorrectOutput, Session
+from bitbench.methods.registry import parse_method
+
+
+def make_session(
+    script: Script, workload: str = "p40-n32", prompts: tuple[int, ...] = (0, 1, 2)
+) -> tuple[Session, list]:
+    heard: list[Progress | PromptSample] = []
+    model = FakeModel(parse_method("fp16"), script, seed=3)
+    return Session(model, parse_workload(workload), prompts, NoMeter(), heard.append), heard
+
+
+def measured(heard: list) -> list[PromptSample]:
+    return [s for s in heard if isinstance(s, PromptSample) and not s.warmup]
+
+
+def test_times_are_the_scripted_ones():
+    session, heard = make_session(Script(tpot_s=0.01, ttft_s=0.05, spread_within=0, spread_between=0))
+    check = session.run()
+    samples = measured(heard)
+    assert [s.prompt_index for s in samples] == [0, 1, 2]
+    for sample in samples:
+        assert sample.ttft_s == pytest.approx(0.05)
+        assert sample.tpot_s == pytest.approx(0.01)
+        assert len(sample.itl_s) == 31
+        assert sample.prompt_len == 40
+    assert check.num_agreeing == check.num_positions == 3 * 32
+
+
+def test_warm_up_ends_when_samples_agree_and_says_when_they_do_not():
+    steady, heard = make_session(Script(tpot_s=0.01, spread_within=0))
+    steady.run()
+    assert steady.stable
+    assert sum(isinstance(s, PromptSample) and s.warmup for s in heard) == 3
+    wild, heard = make_session(Script(tpot_s=0.01, spread_within=0.8))
+    wild.run()
+    assert not wild.stable
+    assert sum(isinstance(s, PromptSample) and s.warmup for s in heard) == WARMUP_MOST
+
+
+def test_work_left_running_is_counted():
+    session, heard = make_session(Script(tpot_s=0.01, ttft_s=0.05, spread_within=0, spread_between=0, cheat="async"))
+    session.run()
+    for sample in measured(heard):
+        assert sample.total_s > 0.05 + 31 * 0.01
+        assert sample.tpot_s >= 0.01
+
+
+@pytest.mark.parametrize(
+    ("cheat", "message"),
+    [("stale", "most likely"), ("short", "asked for 8 tokens")],
+)
+def test_wrong_output_is_caught(cheat: str, message: str):
+    session, heard = make_session(Script(cheat=cheat))
+    with pytest.raises(IncorrectOutput, match=message):
+        session.run()
+    assert not measured(heard)
+
+
+def test_an_engine_that_goes_wrong_after_the_first_check_is_caught():
+    session, _ = make_session(Script())
+    honest = session.model.generate
+
+    def later_wrong(ids, output_len, on_token):
+        new = honest(ids, output_len, on_token)
+        return new if output_len < 32 else [[7] * output_len for _ in new]
+
+    session.model.generate = later_wrong
+    with pytest.raises(IncorrectOutput, match="of 96 generated"):
+        session.run()
+
+
+def test_too_few_ticks_are_caught():
+    session, _ = make_session(Script())
+    honest = session.model.generate
+    session.model.generate = lambda ids, output_len, on_token: honest(ids, output_len, None)
+    with pytest.raises(IncorrectOutput, match="told of 0 tokens"):
+        session.run()
+
+
+def test_nan_logits_do_not_pass():
+    session, _ = make_session(Script())
+    session.model.top_gaps = lambda ids, num_last: [float("nan")] * num_last
+    with pytest.raises(IncorrectOutput):
+        session.run()
+
+
+def test_context_too_short():
+    session, _ = make_session(Script(), "p8000-n500")
+    with pytest.raises(Unsupported, match="8500 tokens are longer than the model's context of 8192"):
+        session.run()
+
+
+def test_deadline_leaves_one_measured_prompt():
+    session, heard = make_session(Script())
+    session.deadline_s = 0.0
+    session.run()
+    assert len(measured(heard)) == 1
