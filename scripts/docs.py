@@ -1,8 +1,13 @@
-"""Writes the pages under docs/ that follow from the code: commands, methods, metrics. `--check` only compares.
+"""Writes the pages that follow from the code and the records. `--check` only compares.
+
+docs/commands.md, docs/methods.md and docs/metrics.md are written whole. In README.md and docs/*.md a block
+`<!-- table FILE -->` ... `<!-- /table -->` is filled with the table of that record file, so that every figure there
+comes from a record.
 
 Run by `make docs`; the tests fail where a page is not what this writes.
 """
 
+import re
 import sys
 from pathlib import Path
 
@@ -12,9 +17,14 @@ import typer
 from bitbench.cli.app import app
 from bitbench.engines.registry import ENGINES, engine
 from bitbench.methods.registry import METHODS
+from bitbench.reports.markdown import markdown
+from bitbench.results import store
 from bitbench.results.metrics import metrics_markdown
+from bitbench.results.summary import summarize
 
-DOCS = Path(__file__).resolve().parent.parent / "docs"
+ROOT = Path(__file__).resolve().parent.parent
+DOCS = ROOT / "docs"
+_BLOCK = re.compile(r"(<!-- table (\S+) -->\n).*?(<!-- /table -->)", re.DOTALL)
 _NOTE = "<!-- written by scripts/docs.py (make docs); edit the code, not this page -->\n\n"
 
 
@@ -80,18 +90,37 @@ def methods_page() -> str:
     return _NOTE + "\n".join(lines) + "\n"
 
 
-PAGES = {"commands.md": commands_page, "methods.md": methods_page, "metrics.md": lambda: _NOTE + metrics_markdown()}
+def filled(text: str) -> str:
+    """The text with each table block filled from its record file."""
+    return _BLOCK.sub(lambda block: f"{block[1]}{record_table(block[2])}{block[3]}", text)
+
+
+def record_table(name: str) -> str:
+    """The markdown table of a record file, without the definitions."""
+    loaded = store.read([ROOT / name])
+    table = markdown(summarize(loaded.records, loaded.endings)).split("\nDefinitions:")[0].rstrip()
+    return f"{table}\n\n`bitbench show {name}` prints this table with its definitions.\n"
+
+
+def pages() -> dict[Path, str]:
+    """Every page this script writes, with what it should hold."""
+    written = {
+        DOCS / "commands.md": commands_page(),
+        DOCS / "methods.md": methods_page(),
+        DOCS / "metrics.md": _NOTE + metrics_markdown(),
+    }
+    texts = [path for path in (ROOT / "README.md", *sorted(DOCS.glob("*.md"))) if path not in written and path.exists()]
+    return written | {path: filled(path.read_text(encoding="utf-8")) for path in texts}
 
 
 def main() -> None:
     """Write the pages, or with --check say which differ."""
     stale = []
-    for name, page in PAGES.items():
-        path = DOCS / name
-        if not path.exists() or path.read_text(encoding="utf-8") != page():
-            stale.append(name)
+    for path, text in pages().items():
+        if not path.exists() or path.read_text(encoding="utf-8") != text:
+            stale.append(path.name)
             if "--check" not in sys.argv:
-                path.write_text(page(), encoding="utf-8")
+                path.write_text(text, encoding="utf-8")
     if stale and "--check" in sys.argv:
         sys.exit(f"stale pages: {', '.join(stale)}: run make docs")
 

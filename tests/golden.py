@@ -1,4 +1,4 @@
-"""Writes the golden files of the present schema and table: `python -m tests.golden`. Never for a schema that was released."""
+"""Writes the golden files of the present schema and table: `python -m tests.golden`. Not for a released schema."""
 
 import json
 from pathlib import Path

@@ -26,7 +26,7 @@ from bitbench.runner.run import Run
 
 INTERRUPTED = 130
 NOTHING_MEASURED = 1
-_QUICK_PROMPTS, _QUICK_OUTPUT_LEN = 4, 64
+_QUICK_PROMPTS, _QUICK_OUTPUT_LEN = 4, 32
 _CPU_WORKLOAD = "starting-10x32"
 _GPU_WORKLOAD = "starting-20x128"
 

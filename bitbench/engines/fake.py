@@ -20,21 +20,19 @@ from bitbench.engines.base import OnToken, Supported
 from bitbench.engines.memory_errors import memory_errors
 from bitbench.facts import costs
 from bitbench.facts.errors import LoadError
-from bitbench.facts.messages import Checkpoint
+from bitbench.facts.messages import PROCESS_VARIABLE, Checkpoint
 from bitbench.facts.models import SHAPES
 from bitbench.facts.samples import KernelReport
 from bitbench.methods.registry import MethodChoice
 
 SCRIPT_VARIABLE = "BITBENCH_FAKE_SCRIPT"
-# Set by the runner for every worker: the number of this process within its cell.
-PROCESS_VARIABLE = "BITBENCH_PROCESS_INDEX"
 SHAPE = SHAPES["smollm2-135m"]
 # A made-up machine: 100 GB/s read bandwidth, of which a step reaches 40%, and 2 ms of prefill.
 BANDWIDTH_BYTES_PER_S = 100e9
 _EFFICIENCY = 0.4
 _TTFT_S = 0.002
 
-Fault = Literal["", "segv", "kill", "hang", "memory", "error", "unsupported", "load_error"]
+Fault = Literal["", "segv", "kill", "hang", "memory", "allocator", "error", "unsupported", "load_error"]
 Cheat = Literal["", "stale", "skip", "async", "short"]
 
 
@@ -74,6 +72,10 @@ def strike(fault: Fault) -> None:
         limit = resource.getrlimit(resource.RLIMIT_AS)[1]
         resource.setrlimit(resource.RLIMIT_AS, (8 << 30, limit))
         bytearray(64 << 30)
+    elif fault == "allocator":
+        import torch
+
+        torch.empty(1 << 50, dtype=torch.int8)
     elif fault == "load_error":
         raise LoadError("scripted: the checkpoint is broken")
     elif fault == "error":

@@ -24,7 +24,9 @@ _MARLIN_MIN_CAPABILITY = (8, 0)
 _KERNEL_NAMES = {
     "Linear8bitLt": "bitsandbytes int8",
     "Linear4bit": "bitsandbytes 4-bit",
-    "Conv1D": "addmm",
+    "AwqMarlinLinear": "marlin",
+    "AwqGEMMLinear": "AutoAWQ gemm",
+    "TorchAtenAwqLinear": "ATen int4",
 }
 
 

@@ -2,8 +2,9 @@
 
 from importlib.metadata import PackageNotFoundError, version
 
+from bitbench import __version__
+
 LIBRARIES: dict[str, str] = {
-    "bitbench": "bitbench",
     "torch": "bitbench[measure]",
     "transformers": "bitbench[measure]",
     "accelerate": "bitbench[measure]",
@@ -17,7 +18,7 @@ LIBRARIES: dict[str, str] = {
 
 def installed_versions() -> dict[str, str]:
     """Version of each library that is installed."""
-    found = {}
+    found = {"bitbench": __version__}  # also where it runs from its folder
     for name in LIBRARIES:
         try:
             found[name] = version(name)

@@ -9,6 +9,9 @@ from bitbench.facts.models import ModelRef
 from bitbench.facts.samples import Bandwidth, KernelReport, Memory, PromptSample, TokenCheck
 from bitbench.facts.status import Flag, Status
 
+PROCESS_VARIABLE = "BITBENCH_PROCESS_INDEX"
+"""Environment variable set by the runner for every worker: the number of this process within its cell."""
+
 
 class Checkpoint(Frozen):
     """A model folder on disk that holds one method's numbers (or the 16-bit ones a method quantizes at load).

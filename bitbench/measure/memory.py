@@ -32,6 +32,7 @@ class CudaMeter:
     def __init__(self, device: str) -> None:
         import torch
 
+        torch.cuda.init()  # before the first tensor the allocator knows no device
         self._cuda, self._device = torch.cuda, torch.device(device)
 
     def used_bytes(self) -> int | None:

@@ -16,17 +16,16 @@ def read_blocks(x_ptr, out_ptr, num_blocks, num_passes, BLOCK: tl.constexpr):  #
     """Read `num_blocks` blocks of BLOCK int32 `num_passes` times; one wrapped sum a program goes to `out_ptr`.
 
     Four blocks are in flight before the first is used, 16 bytes a thread and load. Loads go past L1 (`.cg`): kernels of
-    a decoder can't keep weights there from one step to the next. Programs swap their parts from pass to pass, so that
-    an uneven division costs nobody twice and no pass can be taken for the one before. Offsets are int32: a buffer has
-    at most 2**30 values.
+    a decoder can't keep weights there from one step to the next. A program reads the same blocks in every pass: were
+    they handed round, programs that run ahead would leave in L2 what those behind read next (seen on an H200: 6.5 TB/s
+    over 1 GB, of 4.8 on its datasheet). Offsets are int32: a buffer has at most 2**30 values.
     """
     program = tl.program_id(0)
     num_programs = tl.num_programs(0)
     lanes = tl.arange(0, BLOCK)
     total = tl.zeros([BLOCK], dtype=tl.int32)
-    for turn in range(num_passes):
-        first = (program + (turn % num_programs) * 61) % num_programs
-        for block in range(first, num_blocks, num_programs * 4):
+    for _ in range(num_passes):
+        for block in range(program, num_blocks, num_programs * 4):
             b1 = block + num_programs
             b2 = b1 + num_programs
             b3 = b2 + num_programs

@@ -1,7 +1,8 @@
 """The checkpoints that bitbench made: one folder each, with an `origin.json` that says how. Never imports torch.
 
-An entry appears whole or not at all: it is written in a hidden sibling, flushed to disk and renamed. Whoever writes holds
-a file lock on its sibling, so a sibling without a holder is what a crash or Ctrl-C left, and the next user removes it.
+An entry appears whole or not at all: it is written in a hidden sibling, flushed to disk and renamed. Whoever writes
+holds a file lock on its sibling, so a sibling without a holder is what a crash or Ctrl-C left, and the next user
+removes it.
 """
 
 import errno
@@ -125,7 +126,9 @@ def _clear_errors(doing: str) -> Iterator[None]:
         where = f"set {CACHE_VARIABLE} to a folder elsewhere"
         if error.errno in _FULL:
             free = "free some space, run `bitbench cache clear`"
-            raise LoadError(f"{doing}: the disk of {folder()} is full ({error.strerror}): {free}, or {where}") from error
+            raise LoadError(
+                f"{doing}: the disk of {folder()} is full ({error.strerror}): {free}, or {where}"
+            ) from error
         if error.errno in _FORBIDDEN:
             raise LoadError(f"{doing}: {folder()} cannot be written ({error.strerror}): {where}") from error
         raise LoadError(f"{doing}: {error}") from error

@@ -1,7 +1,7 @@
 """What identifies a checkpoint's numbers: SHA-256 over its config and safetensors files.
 
-Defined as the SHA-256 of one line `NAME SHA256-OF-CONTENT` for config.json and for each weight file, by name. The digest
-of a big file is remembered under (path, size, modification time), so that hashing costs something only once.
+Defined as the SHA-256 of one line `NAME SHA256-OF-CONTENT` for config.json and for each weight file, by name. The
+digest of a big file is remembered under (path, size, modification time), so that hashing costs something only once.
 """
 
 import hashlib

@@ -37,7 +37,11 @@ class TensorSpec:
 
 
 def write(
-    folder: Path, specs: Sequence[TensorSpec], data: Iterable[Any], done: Callable[[str], None], shard_bytes: int = SHARD_BYTES
+    folder: Path,
+    specs: Sequence[TensorSpec],
+    data: Iterable[Any],
+    done: Callable[[str], None],
+    shard_bytes: int = SHARD_BYTES,
 ) -> None:
     """Write `data`, contiguous numpy arrays in the order of `specs`, as one file or as shards with an index.
 

@@ -40,6 +40,8 @@ def _incomplete_beta(a: float, b: float, x: float) -> float:
 
 def upper_tail(t: float, degrees: float) -> float:
     """P(T > t) for t >= 0 at `degrees` of freedom, which need not be whole (Welch)."""
+    if t * t < degrees:  # the other way round the argument would be 1 less a small number, which is lost in rounding
+        return 0.5 - 0.5 * _incomplete_beta(0.5, degrees / 2, t * t / (degrees + t * t))
     return 0.5 * _incomplete_beta(degrees / 2, 0.5, degrees / (degrees + t * t))
 
 

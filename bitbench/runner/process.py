@@ -15,13 +15,17 @@ from typing import IO
 
 from pydantic import ValidationError
 
-from bitbench.facts.messages import EVENT, BandwidthTask, Event, Finished, MeasureTask, PrepareTask
+from bitbench.facts.messages import EVENT, PROCESS_VARIABLE, BandwidthTask, Event, Finished, MeasureTask, PrepareTask
 
 OnEvent = Callable[[Event], None]
 _VMSTAT = Path("/proc/vmstat")
 _LOG_LINES = 5
 _POLL_S = 0.5
-PROCESS_VARIABLE = "BITBENCH_PROCESS_INDEX"
+_WORKER_ENVIRONMENT = {
+    "PYTHONUNBUFFERED": "1",  # a crash takes no line of the log with it
+    "TOKENIZERS_PARALLELISM": "false",
+    "CUDA_DEVICE_ORDER": "PCI_BUS_ID",  # as NVML counts, so that the GPU watched is the GPU used
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +74,7 @@ def _spawn(task: PrepareTask | BandwidthTask | MeasureTask, write_fd: int, log: 
         stderr=subprocess.STDOUT,
         pass_fds=(write_fd,),
         start_new_session=True,
-        env=os.environ | {PROCESS_VARIABLE: str(index), "PYTHONUNBUFFERED": "1", "TOKENIZERS_PARALLELISM": "false"},
+        env=os.environ | _WORKER_ENVIRONMENT | {PROCESS_VARIABLE: str(index)},
     )
     assert process.stdin is not None
     with suppress(BrokenPipeError):  # it died at once; its return code tells

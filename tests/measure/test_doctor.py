@@ -107,7 +107,7 @@ def test_a_busy_neighbour_is_named() -> None:
 
 def test_stolen_time(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor_host, "_LOOK_S", 0.0)
-    times = namedtuple("times", ["user", "steal"])  # noqa: PYI024 psutil gives one
+    times = namedtuple("times", ["user", "steal"])
     monkeypatch.setattr(psutil, "cpu_times_percent", lambda: times(50.0, 30.0))
     assert by_topic(doctor_host.examine_host())["stolen time"].verdict == "bad"
 

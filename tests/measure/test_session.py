@@ -41,11 +41,28 @@ def test_warm_up_ends_when_samples_agree_and_says_when_they_do_not():
     steady, heard = make_session(Script(tpot_s=0.01, spread_within=0))
     steady.run()
     assert steady.stable
-    assert sum(isinstance(s, PromptSample) and s.warmup for s in heard) == 3
+    assert len(settling(heard)) == 3
     wild, heard = make_session(Script(tpot_s=0.01, spread_within=0.8))
     wild.run()
     assert not wild.stable
-    assert sum(isinstance(s, PromptSample) and s.warmup for s in heard) == WARMUP_MOST
+    assert len(settling(heard)) == WARMUP_MOST
+
+
+def settling(heard: list) -> list[PromptSample]:
+    """Warm-up samples after the shapes were met once: the same length each."""
+    return [s for s in heard if isinstance(s, PromptSample) and s.warmup and s.output_len == 16]
+
+
+def test_every_prompt_and_every_context_length_is_met_before_it_is_timed():
+    session, heard = make_session(Script(), "starting-20x32", prompts=(3, 4, 5, 6))
+    session.run()
+    first_measured = next(i for i, s in enumerate(heard) if isinstance(s, PromptSample) and not s.warmup)
+    met = [s for s in heard[:first_measured] if isinstance(s, PromptSample)]
+    contexts = {length for s in met for length in range(s.prompt_len, s.prompt_len + s.output_len)}
+    for sample in measured(heard):
+        assert sample.prompt_index in {s.prompt_index for s in met}
+        assert set(range(sample.prompt_len, sample.prompt_len + sample.output_len)) <= contexts
+    assert len({s.prompt_len for s in measured(heard)}) > 1
 
 
 def test_work_left_running_is_counted():

@@ -4,12 +4,13 @@ import statistics
 
 import numpy as np
 import pytest
-from bitbench.results import stats
-from bitbench.results.baseline import UNREPEATED_RATIO, verdict
-from bitbench.results.stats import Interval
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats as reference
+
+from bitbench.results import stats
+from bitbench.results.baseline import UNREPEATED_RATIO, verdict
+from bitbench.results.stats import Interval
 
 TIMES = st.floats(1e-6, 1e3)
 KNOWN = [0.0171, 0.0176, 0.0169, 0.0181, 0.0174, 0.0178]
@@ -107,7 +108,8 @@ def _simulated(within: float, between: float, seed: int) -> list[list[float]]:
 def test_the_dominant_spread_is_found_in_simulated_cells() -> None:
     noisy_prompts = [stats.dominant_spread(_simulated(0.2, 0.01, seed)) for seed in range(200)]
     noisy_processes = [stats.dominant_spread(_simulated(0.01, 0.2, seed)) for seed in range(200)]
-    assert noisy_prompts.count("within") > 180
+    # With six processes a variance is twice its expectation about every tenth time: such a cell gets processes instead.
+    assert noisy_prompts.count("within") > 160
     assert noisy_processes.count("between") == 200
 
 

@@ -1,3 +1,4 @@
+import fcntl
 import json
 import os
 import subprocess
@@ -7,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+
 from bitbench.results import store
 from bitbench.results.record import SCHEMA_VERSION
 from bitbench.results.store import StoreError
@@ -16,7 +18,12 @@ from tests.golden import DATA
 
 def _child(code: str, *arguments: str) -> str:
     done = subprocess.run(
-        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, timeout=60, check=False, cwd=DATA.parents[1]
+        [sys.executable, "-c", code, *arguments],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        cwd=DATA.parents[1],
     )
     assert done.returncode == 0, done.stderr
     return done.stdout
@@ -172,9 +179,16 @@ def test_read_only_file_for_an_ordinary_user() -> None:
         assert path.read_bytes() == before
 
 
-def test_two_runs_may_share_a_file(tmp_path: Path) -> None:
+def test_an_append_waits_for_another_runs_append(tmp_path: Path) -> None:
+    """Else taking back a failed write could cut off the other's line."""
     path = tmp_path / "r.jsonl"
-    with ThreadPoolExecutor(4) as pool:
-        list(pool.map(lambda i: store.append(path, record(process=i % 60, run=f"run-{i}")), range(80)))
-    loaded = store.read([path])
-    assert len(loaded.records) == 80 and loaded.problems == ()
+    store.append(path, record(process=0))
+    with path.open("rb") as other, ThreadPoolExecutor(1) as pool:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        waiting = pool.submit(store.append, path, record(process=1))
+        with pytest.raises(TimeoutError):
+            waiting.result(timeout=0.2)
+        assert len(store.read([path]).records) == 1
+        fcntl.flock(other, fcntl.LOCK_UN)
+        waiting.result(timeout=30)
+    assert len(store.read([path]).records) == 2

@@ -1,8 +1,9 @@
 import pytest
-from bitbench.results.student_t import t_quantile, upper_tail
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats as reference
+
+from bitbench.results.student_t import t_quantile, upper_tail
 
 
 @pytest.mark.parametrize("confidence", [0.8, 0.95, 0.99])

@@ -12,6 +12,7 @@ from tests.runner.runs import execute, fake_request, script
         ("segv", "runtime_error", "died of SIGSEGV"),
         ("kill", "runtime_error", "died of SIGKILL"),
         ("memory", "out_of_memory", "host memory was not enough"),
+        ("allocator", "out_of_memory", "host memory was not enough"),
         ("error", "runtime_error", "RuntimeError: scripted: the kernel failed"),
     ],
 )

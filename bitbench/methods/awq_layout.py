@@ -1,0 +1,62 @@
+"""AutoAWQ's "gemm" layout of 4-bit weights, and round-to-nearest into it.
+
+Of a weight [out, in] it stores qweight int32 [in, out/8], qzeros int32 [in/group, out/8] and scales float16
+[in/group, out]. Each int32 holds eight neighbouring outputs in the order 0 2 4 6 1 3 5 7 from its lowest bits
+(AutoAWQ `awq/modules/linear/gemm.py`, `order_map`; gptqmodel `quantization/awq/utils/packing_utils.py`).
+Shapes: O out, I in, G groups, P = O / 8.
+"""
+
+from typing import Any
+
+BITS = 4
+PER_WORD = 8
+_ORDER = (0, 2, 4, 6, 1, 3, 5, 7)
+_TOP = 15
+
+
+def pack(values_RO: Any) -> Any:
+    """Integers 0 to 15, [rows, out], to int32 words [rows, out/8]."""
+    import torch
+
+    words_RP = torch.zeros(values_RO.shape[0], values_RO.shape[1] // PER_WORD, dtype=torch.int32)
+    for place, output in enumerate(_ORDER):
+        words_RP |= values_RO[:, output::PER_WORD].to(torch.int32) << (BITS * place)
+    return words_RP
+
+
+def unpack(words_RP: Any) -> Any:
+    """int32 words [rows, out/8] to integers 0 to 15, uint8 [rows, out]."""
+    import torch
+
+    values_RO = torch.empty(words_RP.shape[0], words_RP.shape[1] * PER_WORD, dtype=torch.uint8)
+    for place, output in enumerate(_ORDER):
+        values_RO[:, output::PER_WORD] = ((words_RP >> (BITS * place)) & _TOP).to(torch.uint8)
+    return values_RO
+
+
+def round_to_nearest(weight_OI: Any, group_size: int) -> tuple[Any, Any, Any]:
+    """qweight, qzeros and scales of a weight, each group on its own asymmetric grid from minimum to maximum.
+
+    Raises ValueError where `group_size` does not divide the inputs or 8 the outputs.
+    """
+    out_features, in_features = weight_OI.shape
+    if in_features % group_size or out_features % PER_WORD:
+        raise ValueError(
+            f"{out_features} x {in_features} cannot be stored in groups of {group_size} and words of {PER_WORD}"
+        )
+    w_OGK = weight_OI.float().reshape(out_features, -1, group_size)
+    top_OG, bottom_OG = w_OGK.amax(-1).clamp(min=0), w_OGK.amin(-1).clamp(max=0)
+    # Rounded to float16 first, so that the integers fit the scales that are stored.
+    scale_OG = ((top_OG - bottom_OG) / _TOP).clamp(min=2.0**-24).half()
+    step_OG = scale_OG.float()
+    zero_OG = (-bottom_OG / step_OG).round_().clamp_(0, _TOP)
+    q_OGK = (w_OGK / step_OG.unsqueeze(-1)).round_().add_(zero_OG.unsqueeze(-1)).clamp_(0, _TOP)
+    return pack(q_OGK.reshape(out_features, in_features).T), pack(zero_OG.T), scale_OG.T.contiguous()
+
+
+def dequantize(qweight_IP: Any, qzeros_GP: Any, scales_GO: Any) -> Any:
+    """The weight [out, in] that the stored numbers mean, float32."""
+    group_size = qweight_IP.shape[0] // scales_GO.shape[0]
+    zeros_IO = unpack(qzeros_GP).float().repeat_interleave(group_size, dim=0)
+    scales_IO = scales_GO.float().repeat_interleave(group_size, dim=0)
+    return ((unpack(qweight_IP).float() - zeros_IO) * scales_IO).T

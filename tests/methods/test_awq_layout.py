@@ -1,0 +1,49 @@
+"""The packing is AutoAWQ's, by gptqmodel's own code."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bitbench.methods import awq_layout
+
+
+@settings(max_examples=25, deadline=None)
+@given(rows=st.integers(1, 9), words=st.integers(1, 5), seed=st.integers(0, 1000))
+def test_pack_and_unpack_are_inverse(rows: int, words: int, seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    values = torch.randint(0, 16, (rows, words * 8), generator=generator, dtype=torch.uint8)
+    assert torch.equal(awq_layout.unpack(awq_layout.pack(values)), values)
+
+
+def test_the_order_in_a_word() -> None:
+    """Output 0 in the lowest bits, then 2, 4, 6, 1, 3, 5, 7."""
+    word = int(awq_layout.pack(torch.arange(8).reshape(1, 8))[0, 0]) & 0xFFFFFFFF
+    assert word == 0x75316420
+
+
+def test_gptqmodel_dequantizes_the_same() -> None:
+    from gptqmodel.quantization.awq.utils.packing_utils import dequantize_gemm
+
+    weight = torch.randn(48, 256, generator=torch.Generator().manual_seed(1)) * 0.02
+    stored = awq_layout.round_to_nearest(weight, 64)
+    theirs = dequantize_gemm(*stored, 4, 64)
+    torch.testing.assert_close(theirs.T.float(), awq_layout.dequantize(*stored), rtol=2e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize("shift", [0.0, 0.1, -0.1])
+def test_rounding_is_to_the_nearest_of_sixteen(shift: float) -> None:
+    weight = torch.randn(16, 128, generator=torch.Generator().manual_seed(2)) * 0.02 + shift
+    qweight, qzeros, scales = awq_layout.round_to_nearest(weight, 32)
+    assert (qweight.shape, qzeros.shape, scales.shape) == ((128, 2), (4, 2), (4, 16))
+    error = (awq_layout.dequantize(qweight, qzeros, scales) - weight).abs().reshape(16, 4, 32)
+    # Half a step; the ends of the grid move by up to half a step more as the zero point is an integer.
+    assert (error <= 1.01 * scales.T.float().unsqueeze(-1)).all()
+    assert error.mean() < 0.3 * scales.float().mean()
+
+
+def test_sizes_that_do_not_fit_are_refused() -> None:
+    with pytest.raises(ValueError, match="groups of 128"):
+        awq_layout.round_to_nearest(torch.zeros(8, 576), 128)
+    with pytest.raises(ValueError, match="words of 8"):
+        awq_layout.round_to_nearest(torch.zeros(12, 128), 128)
