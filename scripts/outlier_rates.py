@@ -3,7 +3,8 @@
     python scripts/outlier_rates.py demo --by-layer
     python scripts/outlier_rates.py shape:qwen2.5-0.5b
 
-Text models run the 20 starting prompts, others as many committed ids; each is continued by greedy tokens, which count too.
+Text models run the 20 starting prompts, others as many committed ids; each is continued by greedy tokens, which count
+too.
 """
 
 import argparse

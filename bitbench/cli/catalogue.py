@@ -1,8 +1,8 @@
 """`bitbench methods`, `engines`, `models`: what there is, and what can run here."""
 
-from rich.console import Console
 from rich.table import Table
 
+from bitbench.cli.console import wide_console
 from bitbench.cli.parsing import parse_device
 from bitbench.cli.plan import gigabytes
 from bitbench.engines.base import Engine, Supported
@@ -30,7 +30,7 @@ def methods(device_option: str | None) -> None:
             ", ".join(method.needs),
             _here(made.supports(MethodChoice(method), device)),
         )
-    _wide().print(table)
+    wide_console().print(table)
 
 
 def engines() -> None:
@@ -43,7 +43,7 @@ def engines() -> None:
         table.add_row(
             name, made.summary, ", ".join(made.needs) or "nothing", made.itl_clock, _here(missing_packages(made.needs))
         )
-    _wide().print(table)
+    wide_console().print(table)
 
 
 def models() -> None:
@@ -61,15 +61,8 @@ def models() -> None:
         table.add_row(f"shape:{name}", f"the sizes of {shape.source}, random weights", size, _here(shapes))
     table.add_row("FOLDER", "a local model folder with safetensors", "-", _here(shapes))
     table.add_row("owner/name", "a hub id, downloaded after asking", "-", _here(shapes))
-    _wide().print(table)
+    wide_console().print(table)
 
 
 def _here(supported: Supported) -> str:
     return "yes" if supported.ok else f"no: {supported.reason}"
-
-
-def _wide() -> Console:
-    console = Console()
-    if not console.is_terminal:
-        console.width = max(console.width, 120)
-    return console

@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
+from bitbench.cli.console import wide_console
 from bitbench.cli.parsing import parse_device
 from bitbench.cli.plan import gigabytes
 from bitbench.measure.doctor import examine
@@ -17,9 +17,7 @@ _MARKS = {"good": "[green]ok[/green]", "note": "[yellow]note[/yellow]", "bad": "
 def doctor(device_option: str | None) -> None:
     """The machine, what makes measurements bad here, and what to do about it."""
     device = parse_device(device_option)
-    console = Console()
-    if not console.is_terminal:
-        console.width = max(console.width, 120)
+    console = wide_console()
     table = Table(title=f"this machine, for measuring on {device}", title_justify="left", box=None, pad_edge=False)
     for title in ("", "topic", "state", "advice"):
         table.add_column(title, overflow="fold")
@@ -33,7 +31,7 @@ def doctor(device_option: str | None) -> None:
 
 def cache_list() -> None:
     """The cached checkpoints."""
-    console = Console()
+    console = wide_console()
     entries = cache.entries()
     if not entries:
         console.print(f"nothing cached in {cache.folder()}")
@@ -48,7 +46,7 @@ def cache_list() -> None:
 
 def cache_clear(names: Sequence[str], yes: bool) -> None:
     """Remove entries. Raises ValueError naming the entries there are."""
-    console = Console()
+    console = wide_console()
     chosen = list(names) or [entry.name for entry in cache.entries()]
     if not chosen:
         console.print(f"nothing cached in {cache.folder()}")

@@ -21,7 +21,8 @@ def plan_view(plan: Plan) -> RenderableType:
     """Cells, processes, downloads, disk, memory, time and ceilings."""
     request = plan.request
     head = [
-        f"{request.model.label} on {plan.environment.device_name} · {request.workload.name} · "
+        f"{request.model.label} on {plan.environment.device_name} · {' and '.join(request.engines)} · "
+        f"{request.workload.name} · "
         f"{len(plan.cells)} rows x {request.first_processes} processes"
         + (
             ""
@@ -32,8 +33,8 @@ def plan_view(plan: Plan) -> RenderableType:
         f"new tokens {request.workload.output_len}, batch {request.workload.batch_size}",
     ]
     rows = Table(box=None, pad_edge=False, header_style="bold")
-    for title in ("method", "engine", "weights", "needs", "fits", "ceiling tok/s", "disk", "download", "checkpoint"):
-        rows.add_column(title, justify="left" if title in ("method", "engine", "checkpoint") else "right")
+    for title in ("method", "weights", "needs", "fits", "ceiling tok/s", "disk", "download", "checkpoint"):
+        rows.add_column(title, justify="left" if title in ("method", "checkpoint") else "right")
     for planned in plan.cells:
         rows.add_row(*_row(planned, plan))
     return Group(*(Text(line) for line in head), Text(), rows, Text(), *(Text(line) for line in _foot(plan)))
@@ -41,14 +42,14 @@ def plan_view(plan: Plan) -> RenderableType:
 
 def _row(planned: PlannedCell, plan: Plan) -> list[str]:
     cell, guess, checkpoint = planned.cell, planned.forecast, planned.checkpoint
+    label = cell.method_label if len(plan.request.engines) == 1 else f"{cell.method_label} ({cell.engine})"
     if not planned.supported.ok:
-        return [cell.method_label, cell.engine, *["-"] * 6, f"cannot run: {planned.supported.reason}"]
+        return [label, *["-"] * 6, f"cannot run: {planned.supported.reason}"]
     fits = "-"
     if guess.memory_bytes and plan.memory_bytes:
         fits = "yes" if guess.memory_bytes < plan.memory_bytes else "NO"
     return [
-        cell.method_label,
-        cell.engine,
+        label,
         gigabytes(guess.weights_bytes),
         gigabytes(guess.memory_bytes),
         fits,
@@ -67,10 +68,8 @@ def _foot(plan: Plan) -> list[str]:
         f"memory of the device: {gigabytes(plan.memory_bytes)}; 'needs' is weights, KV cache and 1 GB of workspace",
     ]
     if plan.bandwidth_bytes_per_s:
-        lines.append(
-            f"ceilings: at {plan.bandwidth_bytes_per_s / 1e12:.2f} TB/s, {plan.bandwidth_source}; the run measures its "
-            "own"
-        )
+        speed = f"{plan.bandwidth_bytes_per_s / 1e9:,.0f} GB/s"
+        lines.append(f"ceilings: at up to {speed}, {plan.bandwidth_source}; the run measures its own")
     else:
-        lines.append(f"ceilings: read bandwidth is {plan.bandwidth_source}")
+        lines.append("ceilings: the read bandwidth could not be measured here")
     return lines

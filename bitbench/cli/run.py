@@ -9,6 +9,7 @@ from types import FrameType
 import typer
 from rich.console import Console
 
+from bitbench.cli.console import wide_console
 from bitbench.cli.parsing import parse_device, parse_duration, parse_percent
 from bitbench.cli.plan import plan_view
 from bitbench.cli.progress import Display
@@ -21,6 +22,7 @@ from bitbench.methods.registry import default_methods, parse_method
 from bitbench.results import store
 from bitbench.results.machine import collect
 from bitbench.results.record import Record
+from bitbench.runner.ceiling import with_measured_ceilings
 from bitbench.runner.plan import DEFAULT_SILENCE_S, Plan, Request, make_plan
 from bitbench.runner.run import Run
 
@@ -63,13 +65,13 @@ def run(options: Options) -> None:
 
     Raises ValueError for bad input; exits 1 where nothing was measured.
     """
-    console = Console()
+    console = wide_console()
     signal.signal(signal.SIGTERM, _stop)
     request = _request(options, console)
     device = "fake" if request.engines == ("fake",) else request.device
     plan = make_plan(request, collect(device))
     if options.dry_run:
-        console.print(plan_view(plan))
+        console.print(plan_view(plan if plan.bandwidth_bytes_per_s else with_measured_ceilings(plan)))
         return
     store.check_writable(options.out)
     before = _before(options, plan)

@@ -6,13 +6,11 @@ from pathlib import Path
 
 from rich.console import Console
 
+from bitbench.cli.console import wide_console
 from bitbench.reports.formats import FORMATS, render
 from bitbench.results import store
 from bitbench.results.record import Ending, Record
 from bitbench.results.summary import summarize
-
-_NARROWEST = 100
-"""The table is made for this width; a narrower file or pipe is given it all the same."""
 
 
 def show(files: Sequence[Path], output_format: str) -> None:
@@ -24,15 +22,13 @@ def show(files: Sequence[Path], output_format: str) -> None:
         print(f"bitbench: {problem}", file=sys.stderr)  # noqa: T201
     if not loaded.records:
         raise ValueError(f"no records in {', '.join(str(f) for f in files)}")
-    print_records(loaded.records, loaded.endings, Console(), output_format)
+    print_records(loaded.records, loaded.endings, wide_console(), output_format)
 
 
 def print_records(
     records: Sequence[Record], endings: Sequence[Ending], console: Console, output_format: str = "table"
 ) -> None:
-    """Print the rows, at least 100 columns wide."""
-    if not console.is_terminal:
-        console.width = max(console.width, _NARROWEST)
+    """Print the rows."""
     console.print(
         render(summarize(records, endings), output_format, console.width), soft_wrap=True, highlight=False, markup=False
     )

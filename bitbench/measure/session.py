@@ -14,7 +14,7 @@ from bitbench.facts.workloads import Workload, starting_prompts
 from bitbench.measure.memory import Meter
 
 # After each shape was met once, warm-up ends when the last three samples lie within 5% of their median, as nvbench and
-# pyperf ask for stability rather than for a number of repeats; at most 10, or 20 s, then the record is flagged unstable.
+# pyperf ask for stability and not for a number of repeats; at most 10, or 20 s, then the record is flagged unstable.
 WARMUP_AGREEING = 3
 WARMUP_SPREAD = 0.05
 WARMUP_MOST = 10

@@ -44,7 +44,10 @@ def model_shape(model: ModelRef) -> ModelShape | None:
         return demo.SHAPE
     if model.kind == "hub" and (known := _shape_by_source(model.name)):
         return known
-    path = Path(model.name).expanduser() if model.kind == "folder" else hub.cached_folder(model.name)
+    if model.kind == "folder":
+        path: Path | None = Path(model.name).expanduser()
+    else:
+        path = hub.cached_folder(model.name) or hub.cached_folder(f"{model.name}-AWQ")
     try:
         return model_folder.shape_of(model_folder.read_config(path), _title(model)) if path else None
     except LoadError:

@@ -110,7 +110,7 @@ def make_plan(request: Request, environment: Environment) -> Plan:
         _plan_cell(request, choice, name, shape, bandwidth) for name in request.engines for choice in request.methods
     )
     memory = environment.gpu.memory_bytes if environment.gpu else environment.memory_bytes
-    source = f"known of {gpu.name}" if gpu else "not known before it is measured"
+    source = f"read bandwidth known of {gpu.name}" if gpu else ""
     return Plan(request, environment, cells, memory, bandwidth, source)
 
 

@@ -21,6 +21,7 @@ from bitbench.facts.samples import Bandwidth
 from bitbench.measure.power import PowerWatch
 from bitbench.results import store
 from bitbench.results.record import Ending, Record
+from bitbench.runner.ceiling import working_sets
 from bitbench.runner.listener import Listener
 from bitbench.runner.plan import Plan, PlannedCell
 from bitbench.runner.process import Limits, run_worker
@@ -30,7 +31,6 @@ from bitbench.runner.schedule import CellState, first_state, judge
 EndedBy = Literal["precision", "budget", "processes", "failure", "interrupt"]
 # A worker that is measuring when the budget ends finishes its prompt; after this it is ended.
 _GRACE_S = 60.0
-_FALLBACK_SIZES = (1 << 28, 1 << 30)
 # A failure that will come again: not tried again by --resume.
 _LASTING = ("unsupported", "out_of_memory", "incorrect", "load_error")
 
@@ -138,7 +138,7 @@ class Run:
         cells = self._open()
         if not cells:
             return
-        sizes = tuple(sorted({s.planned.forecast.bytes_per_step or 0 for s in cells} - {0})) or _FALLBACK_SIZES
+        sizes = working_sets([s.planned for s in cells])
         device = cells[0].planned.cell.device
         self.listener.task_started("bandwidth", None, 0, 0)
         events, finished = self._collect(BandwidthTask(device=device, working_set_bytes=sizes))

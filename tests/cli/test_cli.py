@@ -111,7 +111,7 @@ def test_a_full_disk_is_one_clear_line(tmp_path):
 
 @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
 def test_interrupt_keeps_finished_records_and_resume_goes_on(tmp_path, stop):
-    script = {"*": {"real_s_per_prompt": 0.3}}
+    script = {"*": {"real_s_per_prompt": 0.1}}
     env = os.environ | {"BITBENCH_FAKE_SCRIPT": json.dumps(script)}
     arguments = ["run", "demo", *FAKE, "--out", "r.jsonl"]
     process = subprocess.Popen(
