@@ -269,7 +269,7 @@ def _plan_quantizing(
     """Quantizing by gptqmodel, after what `first` says. `source_hash` None: the 16-bit checkpoint is not there yet."""
     if shape is None:
         size = int((first.disk_bytes or 0) * (1 + _AWQ_SHARE)) or None
-        return CheckpointPlan(False, first.download_bytes, size, "quantize with gptqmodel")
+        return CheckpointPlan(False, first.download_bytes, size, _then(first, "quantize with gptqmodel"))
     group_size = awq.group_size_for(shape)
     if source_hash:
         recipe = awq.recipe(source_hash, group_size, task.device)
@@ -278,5 +278,8 @@ def _plan_quantizing(
     seconds = awq.estimated_s(shape, task.device)
     work = f"quantize with gptqmodel, about {max(1, round(seconds / 60))} minutes"
     disk = (first.disk_bytes or 0) + costs.weights_bytes(shape, w4a16(group_size))
-    steps = work if first.cached else f"{first.work}, then {work}"
-    return CheckpointPlan(False, first.download_bytes, disk, steps)
+    return CheckpointPlan(False, first.download_bytes, disk, _then(first, work))
+
+
+def _then(first: CheckpointPlan, work: str) -> str:
+    return work if first.cached else f"{first.work}, then {work}"

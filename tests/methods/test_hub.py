@@ -47,9 +47,11 @@ class Asker:
 
     def __call__(self, *steps: tuple, **environment: str) -> list[dict]:
         settings = {"HF_ENDPOINT": self.address, "HF_HOME": str(self.home), "HF_HUB_DISABLE_TELEMETRY": "1"}
+        # Importing gptqmodel sets HF_HOME and more for its process, which other tests may have done.
+        inherited = {k: v for k, v in os.environ.items() if not k.startswith(("HF_", "TRANSFORMERS_", "HUGGINGFACE_"))}
         done = subprocess.run(
             [sys.executable, "-c", _CHILD, json.dumps([(*s, *(False,) * (4 - len(s))) for s in steps])],
-            env={**os.environ, **settings, **environment}, capture_output=True, text=True, timeout=120, check=False,
+            env={**inherited, **settings, **environment}, capture_output=True, text=True, timeout=120, check=False,
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
         return [json.loads(line.removeprefix("ANSWER ")) for line in done.stdout.splitlines() if "ANSWER" in line]
@@ -96,7 +98,7 @@ def test_the_makers_own_awq_checkpoint_is_preferred(ask: Asker) -> None:
 
 def test_unless_the_user_quantizes_or_there_is_none(ask: Asker) -> None:
     asked, lone = ask(("plan", "maker/model", "awq-int4", True), ("plan", "lone/model", "awq-int4"))
-    assert asked["work"] == "download maker/model, then quantize with gptqmodel" or "minute" in asked["work"]
+    assert asked["work"] == "download maker/model, then quantize with gptqmodel"
     assert lone["work"].startswith("download lone/model, then quantize")
 
 
