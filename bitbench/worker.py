@@ -67,6 +67,7 @@ def measure(task: MeasureTask, send: Send) -> Finished:
         lambda event: send(Sampled(sample=event) if isinstance(event, PromptSample) else event),
         task.deadline_s,
         task.warmup_output_len,
+        task.settle_s,
     )
     send(_loaded(session, task, load_s))
     token_check = session.run()

@@ -1,9 +1,10 @@
 """What measuring costs: the same generation with bitbench's instruments and without, paired and interleaved.
 
 With: a tick of the clock for each token, and a PowerWatch in another process, as in a run. Without: neither.
-Prints one JSON line: the mean of log(with / without) over pairs and the upper bound of its 95% interval.
+Prints one JSON line: the Hodges-Lehmann estimate of log(with / without) over pairs (the median of their pairwise means,
+which single disturbances hardly move) and its 95% interval by Wilcoxon's signed ranks.
 
-    python scripts/instrumentation.py shape:qwen2.5-0.5b --device cuda:0 --pairs 40
+    python scripts/instrumentation.py shape:qwen2.5-0.5b --device cuda:0
 """
 
 import argparse
@@ -11,7 +12,6 @@ import json
 import math
 import multiprocessing
 import random
-import statistics
 import time
 from multiprocessing.connection import Connection
 
@@ -20,16 +20,15 @@ from bitbench.facts.models import parse_model
 from bitbench.facts.workloads import parse_workload
 from bitbench.measure.power import PowerWatch
 from bitbench.results.machine import collect
-from bitbench.results.student_t import t_quantile
 
 PROMPT = parse_workload("p40-n64")
+_NORMAL_QUANTILE = 1.96  # of 0.975
 
 
 def worker(model_name: str, method: str, device: str, output_len: int, pipe: Connection) -> None:
     """Load the model, then for each request generate once and answer with the seconds it took."""
-    from bitbench.methods.checkpoint import prepare
-
     from bitbench.engines.registry import engine
+    from bitbench.methods.checkpoint import prepare
     from bitbench.methods.registry import parse_method
 
     task = PrepareTask(model=parse_model(model_name), method=method, device=device)
@@ -58,14 +57,26 @@ def timed(pipe: Connection, device: str, instrumented: bool) -> float:
         return float(pipe.recv())
 
 
+def signed_rank_interval(values: list[float]) -> tuple[float, float, float]:
+    """Hodges-Lehmann estimate and 95% interval, low and high: order statistics of the pairwise means.
+
+    Hollander and Wolfe, Nonparametric Statistical Methods, section 3.3: the large-sample rank is
+    n(n+1)/4 - 1.96 sqrt(n(n+1)(2n+1)/24).
+    """
+    n = len(values)
+    means = sorted((values[i] + values[j]) / 2 for i in range(n) for j in range(i, n))
+    rank = max(0, math.floor(n * (n + 1) / 4 - _NORMAL_QUANTILE * math.sqrt(n * (n + 1) * (2 * n + 1) / 24)))
+    return means[len(means) // 2], means[rank], means[-1 - rank]
+
+
 def main() -> None:
     """Run the pairs in random order within each pair."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model")
     parser.add_argument("--method", default="fp16")
     parser.add_argument("--device", default="cuda:0")
-    parser.add_argument("--pairs", type=int, default=40)
-    parser.add_argument("--output-len", type=int, default=64)
+    parser.add_argument("--pairs", type=int, default=300)
+    parser.add_argument("--output-len", type=int, default=16)
     arguments = parser.parse_args()
     context = multiprocessing.get_context("spawn")
     pipe, other = context.Pipe()
@@ -81,15 +92,14 @@ def main() -> None:
         logs.append(math.log(seconds[True] / seconds[False]))
     pipe.send(None)
     process.join()
-    error = statistics.stdev(logs) / math.sqrt(len(logs))
-    upper = statistics.fmean(logs) + t_quantile(len(logs) - 1) * error
+    estimate, low, high = signed_rank_interval(logs)
     environment = collect(arguments.device)
     result = {
         **vars(arguments),
         "device_name": environment.device_name,
         "versions": environment.versions,
-        "mean_relative_difference": math.expm1(statistics.fmean(logs)),
-        "upper_bound_95": math.expm1(upper),
+        "relative_difference": math.expm1(estimate),
+        "interval_95": [math.expm1(low), math.expm1(high)],
         "log_ratios": logs,
     }
     print(json.dumps(result))

@@ -161,7 +161,7 @@ class TransformersModel:
 
 def _kernel_name(module_class: str, device: str) -> str:
     if module_class == "Linear":
-        return "cuBLAS" if device != "cpu" else "oneDNN"
+        return "cuBLAS" if device != "cpu" else "ATen"
     return _KERNEL_NAMES.get(module_class, module_class)
 
 

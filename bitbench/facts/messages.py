@@ -52,7 +52,8 @@ class BandwidthTask(Frozen):
 class MeasureTask(Frozen):
     """Load one cell and measure the prompts of one process.
 
-    `deadline_s` is on CLOCK_MONOTONIC: no prompt is begun after it, but one is always measured.
+    `deadline_s` is on CLOCK_MONOTONIC: no prompt is begun after it, but one is always measured. `settle_s` is how long
+    warm-up may wait for samples to agree.
     """
 
     kind: Literal["measure"] = "measure"
@@ -66,6 +67,7 @@ class MeasureTask(Frozen):
     prompt_indices: tuple[int, ...]
     deadline_s: float | None = None
     warmup_output_len: int = 16
+    settle_s: float = 20.0
     trust_remote_code: bool = False
 
 

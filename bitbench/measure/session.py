@@ -14,11 +14,10 @@ from bitbench.facts.workloads import Workload, starting_prompts
 from bitbench.measure.memory import Meter
 
 # After each shape was met once, warm-up ends when the last three samples lie within 5% of their median, as nvbench and
-# pyperf ask for stability and not for a number of repeats; at most 10, or 20 s, then the record is flagged unstable.
+# pyperf ask for stability and not for a number of repeats; at most 10, or `settle_s`, then the flag `unstable` is set.
 WARMUP_AGREEING = 3
 WARMUP_SPREAD = 0.05
 WARMUP_MOST = 10
-WARMUP_MOST_S = 20.0
 # Two numerically different paths (a prompt read at once, a token at a time) may swap near-equal logits. A wrong token
 # lies about 4 standard deviations below the top one of 50,000 or more logits; rounding moves it by some 0.01.
 TOKEN_TOLERANCE = 0.25
@@ -46,6 +45,7 @@ class Session:
     report: Report
     deadline_s: float | None = None
     warmup_output_len: int = 16
+    settle_s: float = 20.0
     stable: bool = False
     window_s: tuple[float, float] | None = None
     _outputs: list[tuple[list[int], list[int]]] = field(default_factory=list)
@@ -115,7 +115,7 @@ class Session:
             if len(last) == WARMUP_AGREEING and max(abs(t - middle) for t in last) <= WARMUP_SPREAD * middle:
                 self.stable = True
                 return
-            if time.monotonic() - began > WARMUP_MOST_S or self._late():
+            if time.monotonic() - began > self.settle_s or self._late():
                 return
 
     def _measure(self, batches: Sequence[list[list[int]]]) -> None:

@@ -80,7 +80,7 @@ TABLE_CHECKS: tuple[TableCheck, ...] = (
         "host_speeds",
         "reading weights does not set these speeds",
         "they may be the software's rather than the precisions': without a profile it is only known that the "
-        "bandwidth was not the limit (bitbench explain)",
+        "bandwidth was not the limit",
         _host_speeds,
     ),
 )

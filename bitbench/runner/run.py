@@ -31,6 +31,8 @@ from bitbench.runner.schedule import CellState, first_state, judge
 EndedBy = Literal["precision", "budget", "processes", "failure", "interrupt"]
 # A worker that is measuring when the budget ends finishes its prompt; after this it is ended.
 _GRACE_S = 60.0
+# How long warm-up may wait for samples to agree: a few prompts of the slowest row seen (70 ms a token), or one or two.
+_SETTLE_S, _QUICK_SETTLE_S = 20.0, 4.0
 # A failure that will come again: not tried again by --resume.
 _LASTING = ("unsupported", "out_of_memory", "incorrect", "load_error")
 
@@ -205,6 +207,7 @@ class Run:
             process_index=state.next_index,
             prompt_indices=state.next_prompts(request.workload.num_prompts),
             deadline_s=self.began_s + request.budget_s if request.budget_s else None,
+            settle_s=_QUICK_SETTLE_S if request.quick else _SETTLE_S,
             trust_remote_code=request.trust_remote_code,
         )
         heard = Heard()
