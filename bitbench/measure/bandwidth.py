@@ -9,11 +9,9 @@ from typing import Protocol
 from bitbench.facts.messages import Progress
 from bitbench.facts.samples import Bandwidth
 from bitbench.measure.bandwidth_race import Winner
+from bitbench.measure.granule import GRANULE_BYTES, whole_granules
 
 OnProgress = Callable[[Progress], None]
-
-GRANULE_BYTES = 2**16
-"""Sizes are rounded down to whole granules, so that every way of reading covers the set without a remainder."""
 
 
 class Reader(Protocol):
@@ -26,11 +24,6 @@ class Reader(Protocol):
 
     def close(self) -> None:
         """Give the memory back."""
-
-
-def whole_granules(size: int) -> int:
-    """`size` rounded down to whole granules, one at least."""
-    return max(size // GRANULE_BYTES, 1) * GRANULE_BYTES
 
 
 def measure(device: str, working_set_bytes: Sequence[int], progress: OnProgress | None = None) -> tuple[Bandwidth, ...]:

@@ -15,8 +15,8 @@ import psutil
 
 from bitbench.facts import host
 from bitbench.facts.errors import OutOfMemory
-from bitbench.measure.bandwidth import whole_granules
 from bitbench.measure.bandwidth_race import Rules, Run, Way, Winner, race
+from bitbench.measure.granule import whole_granules
 
 # 0.1: what a tenth of the groups reach. Interference only slows, so the median would be a ceiling of a busy hour.
 RULES = Rules(group_s=0.01, min_groups=12, min_s=0.2, quantile=0.1)

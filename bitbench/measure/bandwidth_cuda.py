@@ -13,8 +13,8 @@ from typing import Any
 
 from bitbench.facts import gpus
 from bitbench.facts.errors import OutOfMemory
-from bitbench.measure.bandwidth import whole_granules
 from bitbench.measure.bandwidth_race import Rules, Run, Way, Winner, race
+from bitbench.measure.granule import whole_granules
 
 # nvbench asks for 0.5 s of GPU time and 10 samples; the two finalists have 0.6 s and 30 between them.
 RULES = Rules(group_s=0.02, min_groups=15, min_s=0.3, quantile=0.5)

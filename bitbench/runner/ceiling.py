@@ -1,8 +1,10 @@
-"""Read bandwidth for a plan: what a dry run says of ceilings where no table knows them."""
+"""Read bandwidth and the ceilings that follow: for a run, and for a dry run where no table knows them."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from bitbench.facts.messages import BandwidthMeasured, BandwidthTask, Event
+from bitbench.facts.samples import Bandwidth
 from bitbench.runner.plan import Plan, PlannedCell
 from bitbench.runner.process import Limits, run_worker
 
@@ -13,6 +15,11 @@ FALLBACK_SIZES = (1 << 28, 1 << 30)
 def working_sets(cells: tuple[PlannedCell, ...] | list[PlannedCell]) -> tuple[int, ...]:
     """The distinct bytes per step of the cells that are known, ascending; else FALLBACK_SIZES."""
     return tuple(sorted({c.forecast.bytes_per_step or 0 for c in cells} - {0})) or FALLBACK_SIZES
+
+
+def nearest(rows: Sequence[Bandwidth], size: int) -> Bandwidth | None:
+    """The measurement at the working-set size nearest to `size` bytes; None of none."""
+    return min(rows, key=lambda row: abs(row.working_set_bytes - size), default=None)
 
 
 def with_measured_ceilings(plan: Plan) -> Plan:
@@ -31,8 +38,9 @@ def with_measured_ceilings(plan: Plan) -> Plan:
         step = planned.forecast.bytes_per_step
         if not step:
             return planned
-        nearest = min(rows, key=lambda row: abs(row.working_set_bytes - step))
-        ceiling = plan.request.workload.batch_size * nearest.bytes_per_s / step
+        row = nearest(rows, step)
+        assert row is not None
+        ceiling = plan.request.workload.batch_size * row.bytes_per_s / step
         return replace(planned, forecast=replace(planned.forecast, ceiling_tokens_per_s=ceiling))
 
     fastest = max(row.bytes_per_s for row in rows)

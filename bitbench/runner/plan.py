@@ -1,6 +1,6 @@
 """What a run will do, decided before anything heavy starts: cells, processes, disk, memory, time, ceilings."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from bitbench.engines.base import Supported
 from bitbench.engines.registry import engine
@@ -171,8 +171,3 @@ def fitting_scheme(choice: MethodChoice, shape: ModelShape) -> Scheme:
         return scheme
     fits = all(i % scheme.group_size == 0 for _, i, _ in shape.linear_shapes)
     return scheme if fits else w4a16(64)
-
-
-def with_processes(request: Request, processes: int) -> Request:
-    """The same request with a fixed number of processes."""
-    return replace(request, processes=processes)

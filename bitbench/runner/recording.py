@@ -4,23 +4,22 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import psutil
 
 from bitbench.engines.registry import engine
 from bitbench.facts.messages import Checkpoint, Event, Finished, Loaded, Sampled
-from bitbench.facts.samples import PowerSample, PromptSample
+from bitbench.facts.samples import Bandwidth, PowerSample, PromptSample
 from bitbench.facts.scheme import Scheme, w4a16
 from bitbench.facts.status import Flag
 from bitbench.measure.energy import energy_between, throttled_between
 from bitbench.measure.power import PowerWatch
 from bitbench.results.record import Record
+from bitbench.runner.ceiling import nearest
+from bitbench.runner.plan import Plan
 from bitbench.runner.process import Outcome
-
-if TYPE_CHECKING:
-    from bitbench.runner.run import Run
-    from bitbench.runner.schedule import CellState
+from bitbench.runner.schedule import CellState
 
 # Other programs that use more than a tenth of the machine's cores move a host-bound step by more than its usual spread.
 _BUSY_HOST_SHARE = 0.1
@@ -61,73 +60,82 @@ def _own_cpu_s() -> float:
     return sum(os.times()[:4])
 
 
-def make_record(  # noqa: PLR0917
-    run: "Run",
-    state: "CellState",
-    checkpoint: Checkpoint,
-    heard: Heard,
-    outcome: Outcome,
-    watch: PowerWatch,
-    others_share: float,
-) -> Record:
-    """The record of a measuring worker, however it ended."""
-    finished = outcome.finished
-    ok = finished.status == "ok"
-    samples = tuple(s for s in heard.samples if ok or s.warmup)
-    power = tuple(watch.samples(outcome.started_s))
-    tokens = sum(s.batch_size * s.output_len for s in samples if not s.warmup)
-    energy = energy_between(power, *finished.window_s) if finished.window_s else None
-    loaded = heard.loaded
-    kernel = loaded.kernel.model_copy(update={"kernel_names": finished.kernel_names}) if loaded else None
-    return Record(
-        **_fields(run, state, finished, checkpoint)
-        | {
-            "flags": _flags(finished, power, others_share) if ok else (),
-            "dtype": loaded.dtype if loaded else "",
-            "kernel": kernel,
-            "samples": samples,
-            "memory": finished.memory,
-            "token_check": finished.token_check,
-            "bytes_per_step": loaded.bytes_per_step if loaded else None,
-            "bandwidth": run.bandwidth_at(loaded.bytes_per_step) if loaded else None,
-            "power": _window(power, finished),
-            "energy_j": energy,
-            "energy_tokens": tokens if energy is not None else None,
-            "load_s": loaded.load_s if loaded else None,
-            "process_s": outcome.wall_s,
+@dataclass(slots=True)
+class Recorder:
+    """Makes the records of one run. `bandwidths` are filled in once they are measured."""
+
+    run_id: str
+    plan: Plan
+    bandwidths: tuple[Bandwidth, ...] = ()
+
+    def measured(  # noqa: PLR0917
+        self,
+        state: CellState,
+        checkpoint: Checkpoint,
+        heard: Heard,
+        outcome: Outcome,
+        watch: PowerWatch,
+        others_share: float,
+    ) -> Record:
+        """The record of a measuring worker, however it ended."""
+        finished, loaded = outcome.finished, heard.loaded
+        ok = finished.status == "ok"
+        samples = tuple(s for s in heard.samples if ok or s.warmup)
+        power = tuple(watch.samples(outcome.started_s))
+        tokens = sum(s.batch_size * s.output_len for s in samples if not s.warmup)
+        energy = energy_between(power, *finished.window_s) if finished.window_s else None
+        return Record(
+            **self._fields(state, finished, checkpoint)
+            | {
+                "flags": _flags(finished, power, others_share) if ok else (),
+                "samples": samples,
+                "memory": finished.memory,
+                "token_check": finished.token_check,
+                "power": _window(power, finished),
+                "energy_j": energy,
+                "energy_tokens": tokens if energy is not None else None,
+                "process_s": outcome.wall_s,
+            }
+            | (self._loaded_fields(loaded, finished) if loaded else {})
+        )
+
+    def failed(self, state: CellState, finished: Finished) -> Record:
+        """The record of a process that was never measured."""
+        return Record(**self._fields(state, finished, None))
+
+    def _loaded_fields(self, loaded: Loaded, finished: Finished) -> dict[str, Any]:
+        return {
+            "dtype": loaded.dtype,
+            "kernel": loaded.kernel.model_copy(update={"kernel_names": finished.kernel_names}),
+            "bytes_per_step": loaded.bytes_per_step,
+            "bandwidth": nearest(self.bandwidths, loaded.bytes_per_step),
+            "load_s": loaded.load_s,
         }
-    )
+
+    def _fields(self, state: CellState, finished: Finished, checkpoint: Checkpoint | None) -> dict[str, Any]:
+        cell, workload = state.planned.cell, self.plan.request.workload
+        scheme = _scheme(state, checkpoint)
+        return {
+            "run_id": self.run_id,
+            "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
+            "cell": cell,
+            "process_index": state.next_index,
+            "status": finished.status,
+            "reason": finished.reason,
+            "environment": self.plan.environment,
+            "model_title": checkpoint.title if checkpoint else "",
+            "checkpoint_hash": checkpoint.content_hash if checkpoint else "",
+            "checkpoint_origin": checkpoint.origin if checkpoint else "",
+            "notes": checkpoint.notes if checkpoint else (),
+            "scheme": scheme.name,
+            "weight_bits": scheme.weight_bits,
+            "itl_clock": engine(cell.engine).itl_clock,
+            "batch_size": workload.batch_size,
+            "output_len": workload.output_len,
+        }
 
 
-def failed_record(run: "Run", state: "CellState", finished: Finished) -> Record:
-    """The record of a process that was never measured."""
-    return Record(**_fields(run, state, finished, None))
-
-
-def _fields(run: "Run", state: "CellState", finished: Finished, checkpoint: Checkpoint | None) -> dict[str, Any]:
-    cell, workload = state.planned.cell, run.plan.request.workload
-    scheme = _scheme(state, checkpoint)
-    return {
-        "run_id": run.run_id,
-        "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
-        "cell": cell,
-        "process_index": state.next_index,
-        "status": finished.status,
-        "reason": finished.reason,
-        "environment": run.plan.environment,
-        "model_title": checkpoint.title if checkpoint else "",
-        "checkpoint_hash": checkpoint.content_hash if checkpoint else "",
-        "checkpoint_origin": checkpoint.origin if checkpoint else "",
-        "notes": checkpoint.notes if checkpoint else (),
-        "scheme": scheme.name,
-        "weight_bits": scheme.weight_bits,
-        "itl_clock": engine(cell.engine).itl_clock,
-        "batch_size": workload.batch_size,
-        "output_len": workload.output_len,
-    }
-
-
-def _scheme(state: "CellState", checkpoint: Checkpoint | None) -> Scheme:
+def _scheme(state: CellState, checkpoint: Checkpoint | None) -> Scheme:
     method = state.planned.choice.method
     if method.family == "awq" and checkpoint is not None and checkpoint.group_size:
         return w4a16(checkpoint.group_size)

@@ -17,15 +17,14 @@ from bitbench.facts.messages import (
     Prepared,
     PrepareTask,
 )
-from bitbench.facts.samples import Bandwidth
 from bitbench.measure.power import PowerWatch
 from bitbench.results import store
 from bitbench.results.record import Ending, Record
-from bitbench.runner.ceiling import working_sets
+from bitbench.runner.ceiling import nearest, working_sets
 from bitbench.runner.listener import Listener
 from bitbench.runner.plan import Plan, PlannedCell
 from bitbench.runner.process import Limits, run_worker
-from bitbench.runner.recording import Heard, busy_share, failed_record, make_record
+from bitbench.runner.recording import Heard, Recorder, busy_share
 from bitbench.runner.schedule import CellState, first_state, judge
 
 EndedBy = Literal["precision", "budget", "processes", "failure", "interrupt"]
@@ -39,16 +38,23 @@ _LASTING = ("unsupported", "out_of_memory", "incorrect", "load_error")
 
 @dataclass(slots=True)
 class Run:
-    """One run in progress. `run_id` joins its records; `out` is the record file."""
+    """One run in progress; `out` is the record file."""
 
     plan: Plan
     out: Path
     listener: Listener
-    run_id: str = field(default_factory=lambda: uuid.uuid4().hex[:12])
+    recorder: Recorder = field(init=False)
     states: list[CellState] = field(default_factory=list)
-    bandwidths: tuple[Bandwidth, ...] = ()
     checkpoints: dict[str, Checkpoint | Finished] = field(default_factory=dict)
     began_s: float = field(default_factory=time.monotonic)
+
+    def __post_init__(self) -> None:
+        self.recorder = Recorder(uuid.uuid4().hex[:12], self.plan)
+
+    @property
+    def run_id(self) -> str:
+        """Joins the records of this run."""
+        return self.recorder.run_id
 
     def execute(self, before: Sequence[Record] = ()) -> None:
         """Do the plan. `before`: records of an earlier run to go on from. Raises KeyboardInterrupt and StoreError."""
@@ -86,7 +92,7 @@ class Run:
                 self._fail(state, Finished(status="unsupported", reason=state.planned.supported.reason))
 
     def _fail(self, state: CellState, finished: Finished) -> None:
-        self._keep(state, failed_record(self, state, finished))
+        self._keep(state, self.recorder.failed(state, finished))
         state.ended_by = "failure"
 
     def _keep(self, state: CellState, record: Record) -> None:
@@ -144,20 +150,17 @@ class Run:
         device = cells[0].planned.cell.device
         self.listener.task_started("bandwidth", None, 0, 0)
         events, finished = self._collect(BandwidthTask(device=device, working_set_bytes=sizes))
-        self.bandwidths = next((e.bandwidths for e in events if isinstance(e, BandwidthMeasured)), ())
-        if not self.bandwidths:
+        rows = next((e.bandwidths for e in events if isinstance(e, BandwidthMeasured)), ())
+        self.recorder.bandwidths = rows
+        if not rows:
             for state in cells:
                 self._fail(state, finished)
         ceilings = {
-            s.planned.cell: self.plan.request.workload.batch_size * nearest.bytes_per_s / step
+            s.planned.cell: self.plan.request.workload.batch_size * row.bytes_per_s / step
             for s in cells
-            if (step := s.planned.forecast.bytes_per_step) and (nearest := self.bandwidth_at(step))
+            if (step := s.planned.forecast.bytes_per_step) and (row := nearest(rows, step))
         }
-        self.listener.bandwidth(self.bandwidths, ceilings)
-
-    def bandwidth_at(self, size: int) -> Bandwidth | None:
-        """The measurement at the working-set size nearest to `size` bytes."""
-        return min(self.bandwidths, key=lambda b: abs(b.working_set_bytes - size), default=None)
+        self.listener.bandwidth(rows, ceilings)
 
     def _rounds(self) -> None:
         with PowerWatch(self.plan.cells[0].cell.device) as watch:
@@ -189,7 +192,7 @@ class Run:
         for state in cells:
             if not state.records:
                 self._keep(
-                    state, failed_record(self, state, Finished(status="skipped", reason="the budget ended first"))
+                    state, self.recorder.failed(state, Finished(status="skipped", reason="the budget ended first"))
                 )
             state.ended_by = "budget"
 
@@ -215,10 +218,10 @@ class Run:
         try:
             outcome = run_worker(task, self._limits(until=True), lambda e: self._hear(heard, e))
         except KeyboardInterrupt:
-            self._keep(state, failed_record(self, state, Finished(status="interrupted", reason="stopped by the user")))
+            self._keep(state, self.recorder.failed(state, Finished(status="interrupted", reason="stopped by the user")))
             raise
         state.last_process_s = outcome.wall_s
-        self._keep(state, make_record(self, state, checkpoint, heard, outcome, watch, share(outcome)))
+        self._keep(state, self.recorder.measured(state, checkpoint, heard, outcome, watch, share(outcome)))
         judge(state, request)
 
     def _hear(self, heard: Heard, event: Event) -> None:

@@ -1,1 +1,0 @@
-"""Why a row is as fast as it is; reads records only."""
