@@ -4,11 +4,11 @@ import os
 import time
 from pathlib import Path
 
-import platformdirs
 import psutil
 
 from bitbench.facts import host
 from bitbench.measure.finding import Finding
+from bitbench.methods import cache
 
 _LOOK_S = 0.5
 _BUSY_PERCENT = 20  # of one CPU
@@ -140,7 +140,7 @@ def _memory() -> Finding:
 
 
 def _disks() -> list[Finding]:
-    places = (("disk, cache folder", platformdirs.user_cache_path("bitbench")), ("disk, this folder", Path.cwd()))
+    places = (("disk, cache folder", cache.folder()), ("disk, this folder", Path.cwd()))
     return [_disk(topic, place) for topic, place in places]
 
 

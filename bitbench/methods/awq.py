@@ -82,7 +82,7 @@ def quantize(
     progress(Progress(stage="quantize", detail="saving", done=num_layers, total=num_layers))
     _save(model, folder)
     return Made(
-        origin=f"quantized by gptqmodel {_library_version()} to AWQ g{group_size} "
+        origin=f"quantized by gptqmodel {_library_version()} (with bitbench's clip search) to AWQ g{group_size} "
         f"with {calibration.amount(device).line}, from: {source.origin}",
         content_hash=content_hash([folder / "config.json", *folder.glob("*.safetensors")]),
         notes=source.notes,

@@ -9,6 +9,7 @@ from bitbench.facts.gpus import find as find_gpu
 from bitbench.facts.models import ModelRef, ModelShape
 from bitbench.facts.scheme import Scheme, w4a16
 from bitbench.facts.workloads import Workload, starting_prompts
+from bitbench.methods.awq import group_size_for
 from bitbench.methods.checkpoint import CheckpointPlan, model_shape
 from bitbench.methods.checkpoint import plan as plan_checkpoint
 from bitbench.methods.registry import MethodChoice
@@ -165,9 +166,8 @@ def forecast(request: Request, choice: MethodChoice, shape: ModelShape | None, b
 
 
 def fitting_scheme(choice: MethodChoice, shape: ModelShape) -> Scheme:
-    """The method's scheme with the group size that divides the model's matrices: 64 where 128 does not."""
-    scheme = choice.method.scheme
-    if choice.method.family != "awq":
-        return scheme
-    fits = all(i % scheme.group_size == 0 for _, i, _ in shape.linear_shapes)
-    return scheme if fits else w4a16(64)
+    """The method's scheme with the group size that divides the model's matrices.
+
+    Raises LoadError where none does.
+    """
+    return w4a16(group_size_for(shape)) if choice.method.family == "awq" else choice.method.scheme
