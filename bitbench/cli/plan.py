@@ -6,10 +6,14 @@ from rich.text import Text
 
 from bitbench.runner.plan import Plan, PlannedCell
 
+_SMALL_BYTES = 10_000_000
+
 
 def gigabytes(value: float | None) -> str:
-    """Decimal gigabytes with two digits; a dash where unknown."""
-    return "-" if value is None else f"{value / 1e9:.2f} GB"
+    """Decimal gigabytes with two digits, megabytes below ten of them; a dash where unknown."""
+    if value is None:
+        return "-"
+    return f"{value / 1e6:.2f} MB" if 0 < value < _SMALL_BYTES else f"{value / 1e9:.2f} GB"
 
 
 def minutes(seconds: float) -> str:

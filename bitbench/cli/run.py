@@ -11,7 +11,7 @@ from rich.console import Console
 
 from bitbench.cli.console import wide_console
 from bitbench.cli.parsing import parse_device, parse_duration, parse_percent
-from bitbench.cli.plan import plan_view
+from bitbench.cli.plan import gigabytes, plan_view
 from bitbench.cli.progress import Display
 from bitbench.cli.show import print_records
 from bitbench.engines.registry import DEFAULT_ENGINE, engine
@@ -163,7 +163,7 @@ def _ask(plan: Plan, options: Options, console: Console) -> None:
     size = max((c.checkpoint.download_bytes or 0 for c in plan.cells if c.checkpoint), default=0)
     if not size or options.yes:
         return
-    question = f"download {size / 1e9:.2f} GB for {plan.request.model.label}?"
+    question = f"download {gigabytes(size)} for {plan.request.model.label}?"
     if not sys.stdin.isatty():
         raise ValueError(f"{question} say --yes to agree where nobody can be asked")
     if not typer.confirm(question):

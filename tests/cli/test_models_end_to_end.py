@@ -1,0 +1,74 @@
+"""Real models through the whole program: a hub of our own, a local folder, damaged and quantized ones."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from tests.methods.hub_server import Hub, serving
+from tests.methods.models import tiny, write_model
+
+SHORT = ("--workload", "p8-n4", "--prompts", "1", "--processes", "1", "--method", "bf16", "--out", "r.jsonl")
+
+
+def bitbench(cwd, *arguments, **environment):
+    return subprocess.run(
+        [sys.executable, "-m", "bitbench", *arguments],
+        cwd=cwd,
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        timeout=200,
+        check=False,
+        stdin=subprocess.DEVNULL,
+    )
+
+
+def rows(cwd):
+    return json.loads(bitbench(cwd, "show", "r.jsonl", "--format", "json").stdout)
+
+
+def test_a_hub_model_is_downloaded_only_after_asking(tmp_path):
+    hub = Hub({"owner/name": write_model(tmp_path / "hub", tiny())})
+    with serving(hub) as address:
+        environment = {"HF_ENDPOINT": address, "HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "0"}
+        refused = bitbench(tmp_path, "run", "owner/name", *SHORT, **environment)
+        assert refused.returncode == 2, refused.stdout + refused.stderr
+        assert "MB for owner/name? say --yes" in refused.stderr
+        assert not any(path.endswith(".safetensors") for path in hub.requests)
+        done = bitbench(tmp_path, "run", "owner/name", *SHORT, "--yes", **environment)
+        assert done.returncode == 0, done.stdout + done.stderr
+    assert [(row["method"], row["status"]) for row in rows(tmp_path)] == [("bf16", "ok")]
+
+
+def test_a_local_folder_runs_and_its_memory_is_told(tmp_path):
+    write_model(tmp_path / "model", tiny())
+    done = bitbench(tmp_path, "run", "./model", *SHORT)
+    assert done.returncode == 0, done.stdout + done.stderr
+    row = rows(tmp_path)[0]
+    assert row["weights_bytes"] == sum(f.stat().st_size for f in (tmp_path / "model").glob("*.safetensors")) - header(
+        tmp_path / "model" / "model.safetensors"
+    )
+    assert row["kv_cache_bytes"] and row["peak_memory_bytes"] and row["load_peak_bytes"]
+    assert row["allocated_after_load_bytes"] > row["weights_bytes"]
+
+
+def header(path) -> int:
+    return 8 + int.from_bytes(path.read_bytes()[:8], "little")
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"), [("truncated", "truncated or damaged"), ("quantized", "is quantized already by gptq")]
+)
+def test_a_folder_that_cannot_be_used_is_a_row_with_its_reason(tmp_path, damage, message):
+    extra = {"quantization_config": {"quant_method": "gptq", "bits": 4}} if damage == "quantized" else {}
+    folder = write_model(tmp_path / "model", tiny(), **extra)
+    if damage == "truncated":
+        weights = folder / "model.safetensors"
+        weights.write_bytes(weights.read_bytes()[:-100])
+    done = bitbench(tmp_path, "run", "./model", *SHORT)
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert message in " ".join(done.stdout.split())
+    assert rows(tmp_path)[0]["status"] == "load_error"
