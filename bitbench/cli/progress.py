@@ -34,7 +34,7 @@ class Display:
     def __init__(self, console: Console, plan: Plan) -> None:
         self._console, self._plan = console, plan
         self._live = Live(console=console, refresh_per_second=4, transient=True) if console.is_terminal else None
-        self._where, self._detail = "", ""
+        self._where = ""
         self._medians: dict[Cell, list[float]] = {}
         self._num_measured, self._num_left = 0, 0
         self._process_s: list[float] = []
@@ -117,7 +117,6 @@ class Display:
         return minutes(min(seconds, self._plan.request.budget_s or seconds))
 
     def _say(self, detail: str, steady: bool = False) -> None:
-        self._detail = detail
         if self._live:
             self._live.update(Text(f"{self._where} · {detail}", style="dim", no_wrap=True, overflow="ellipsis"))
         elif steady and time.monotonic() > self._quiet_until:

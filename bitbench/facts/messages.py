@@ -13,20 +13,28 @@ PROCESS_VARIABLE = "BITBENCH_PROCESS_INDEX"
 """Environment variable set by the runner for every worker: the number of this process within its cell."""
 
 
-class Checkpoint(Frozen):
-    """A model folder on disk that holds one method's numbers (or the 16-bit ones a method quantizes at load).
+class Made(Frozen):
+    """What identifies and describes a model's files, wherever they lie.
 
-    `path` is local and never leaves the process. `content_hash` identifies the numbers; `origin` is one line of where
-    they came from; `notes` are shown under the table. `group_size` is that of a stored quantization, else 0.
+    `content_hash` identifies the numbers; `origin` is one line of where they came from; `notes` are shown under the
+    table. `group_size` is that of a stored quantization, else 0.
     """
 
-    path: str
-    content_hash: str
     origin: str
+    content_hash: str
     notes: tuple[str, ...] = ()
     group_size: int = 0
     title: str = ""
     has_tokenizer: bool = False
+
+
+class Checkpoint(Made):
+    """A model folder on disk that holds one method's numbers (or the 16-bit ones a method quantizes at load).
+
+    `path` is local and never leaves the machine.
+    """
+
+    path: str
 
 
 class PrepareTask(Frozen):

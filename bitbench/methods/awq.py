@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from bitbench.facts.errors import LoadError
-from bitbench.facts.messages import Checkpoint, Progress
+from bitbench.facts.messages import Checkpoint, Made, Progress
 from bitbench.facts.models import ModelShape
 from bitbench.methods import calibration
-from bitbench.methods.cache import Made
 from bitbench.methods.content_hash import content_hash
 
 BITS = 4

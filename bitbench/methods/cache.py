@@ -19,7 +19,7 @@ import platformdirs
 from pydantic import ValidationError
 
 from bitbench.facts.errors import LoadError
-from bitbench.facts.frozen import Frozen
+from bitbench.facts.messages import Made
 
 CACHE_VARIABLE = "BITBENCH_CACHE"
 _ORIGIN = "origin.json"
@@ -27,17 +27,6 @@ _PARTIAL = ".partial-"
 _LOCK = ".lock"
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _FORBIDDEN = (errno.EROFS, errno.EACCES, errno.EPERM)
-
-
-class Made(Frozen):
-    """What a maker says about the files it wrote. The fields are those of `facts.messages.Checkpoint`."""
-
-    origin: str
-    content_hash: str
-    notes: tuple[str, ...] = ()
-    group_size: int = 0
-    title: str = ""
-    has_tokenizer: bool = False
 
 
 class Entry(Made):

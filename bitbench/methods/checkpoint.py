@@ -9,7 +9,7 @@ from pathlib import Path
 
 from bitbench.facts import costs
 from bitbench.facts.errors import LoadError
-from bitbench.facts.messages import Checkpoint, PrepareTask, Progress
+from bitbench.facts.messages import Checkpoint, Made, PrepareTask, Progress
 from bitbench.facts.models import SHAPES, ModelRef, ModelShape
 from bitbench.facts.scheme import w4a16
 from bitbench.methods import awq, cache, demo, hub, shape_checkpoint
@@ -138,7 +138,7 @@ def _awq_name(model: ModelRef, recipe: str) -> str:
 
 
 def _cached(entry: cache.Entry) -> Checkpoint:
-    fields = {name: getattr(entry, name) for name in cache.Made.model_fields}
+    fields = {name: getattr(entry, name) for name in Made.model_fields}
     return Checkpoint(path=str(cache.path_of(entry.name)), **fields)
 
 

@@ -11,10 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from bitbench.facts.errors import LoadError
-from bitbench.facts.messages import Progress
+from bitbench.facts.messages import Made, Progress
 from bitbench.facts.models import DEMO_NOTE, DEMO_TITLE, SHAPES
 from bitbench.methods import safetensors_file, shapes
-from bitbench.methods.cache import Made
 from bitbench.methods.content_hash import content_hash
 from bitbench.methods.safetensors_file import TensorSpec
 

@@ -6,12 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from bitbench.facts import costs
-from bitbench.facts.messages import Progress
+from bitbench.facts.messages import Made, Progress
 from bitbench.facts.models import ModelShape
 from bitbench.facts.scheme import FP16, w4a16
 from bitbench.facts.workloads import parse_workload
 from bitbench.methods import awq_layout, outliers, safetensors_file, shapes
-from bitbench.methods.cache import Made
 from bitbench.methods.content_hash import content_hash
 from bitbench.methods.safetensors_file import TensorSpec
 
