@@ -1,7 +1,8 @@
 """What measuring costs: the same generation with bitbench's instruments and without, paired and interleaved.
 
-With: a tick of the clock for each token, and a PowerWatch in another process, as in a run. Without: neither.
-Prints one JSON line: the Hodges-Lehmann estimate of log(with / without) over pairs (the median of their pairwise means,
+With: a tick of the clock for each token, and a PowerWatch in another process, looking twice as often as in a run, so
+that a short generation holds its share of looks. Without: neither. Pairs are short because a shared host changes its
+speed for seconds at a time, which falls out only between neighbours. Prints one JSON line: the Hodges-Lehmann estimate of log(with / without) over pairs (the median of their pairwise means,
 which single disturbances hardly move) and its 95% interval by Wilcoxon's signed ranks.
 
     python scripts/instrumentation.py shape:qwen2.5-0.5b --device cuda:0
@@ -23,6 +24,7 @@ from bitbench.results.machine import collect
 
 PROMPT = parse_workload("p40-n64")
 _NORMAL_QUANTILE = 1.96  # of 0.975
+_LOOK_PERIOD_S = 0.05  # PowerWatch's own is 0.1
 
 
 def worker(model_name: str, method: str, device: str, output_len: int, pipe: Connection) -> None:
@@ -52,7 +54,7 @@ def timed(pipe: Connection, device: str, instrumented: bool) -> float:
     if not instrumented:
         pipe.send(False)
         return float(pipe.recv())
-    with PowerWatch(device):
+    with PowerWatch(device, _LOOK_PERIOD_S):
         pipe.send(True)
         return float(pipe.recv())
 
@@ -75,8 +77,8 @@ def main() -> None:
     parser.add_argument("model")
     parser.add_argument("--method", default="fp16")
     parser.add_argument("--device", default="cuda:0")
-    parser.add_argument("--pairs", type=int, default=300)
-    parser.add_argument("--output-len", type=int, default=16)
+    parser.add_argument("--seconds", type=float, default=150.0, help="how long to go on taking pairs")
+    parser.add_argument("--output-len", type=int, default=8)
     arguments = parser.parse_args()
     context = multiprocessing.get_context("spawn")
     pipe, other = context.Pipe()
@@ -87,7 +89,8 @@ def main() -> None:
     other.close()
     assert pipe.recv() == "ready"
     order, logs = random.Random(1), []
-    for _ in range(arguments.pairs):
+    ends = time.monotonic() + arguments.seconds
+    while time.monotonic() < ends:
         seconds = {flag: timed(pipe, arguments.device, flag) for flag in order.sample([True, False], 2)}
         logs.append(math.log(seconds[True] / seconds[False]))
     pipe.send(None)
@@ -98,9 +101,10 @@ def main() -> None:
         **vars(arguments),
         "device_name": environment.device_name,
         "versions": environment.versions,
+        "num_pairs": len(logs),
         "relative_difference": math.expm1(estimate),
         "interval_95": [math.expm1(low), math.expm1(high)],
-        "log_ratios": logs,
+        "log_ratios": [round(value, 5) for value in logs],
     }
     print(json.dumps(result))
 

@@ -80,6 +80,7 @@ class Run:
             same = record.cell == state.planned.cell and record.environment.pool_key == key
             if same and (record.status == "ok" or record.status in _LASTING):
                 state.records.append(record)
+                state.last_process_s = record.process_s
         if state.records:
             judge(state, self.plan.request)
 

@@ -73,6 +73,27 @@ def test_resume_goes_on_where_a_run_was_left(tmp_path):
     assert speeds[0] == speeds[1]
 
 
+def test_resume_starts_no_process_that_the_budget_cannot_hold(tmp_path, monkeypatch):
+    script(monkeypatch, **{"*": {"real_s_per_prompt": 0.05}})
+    out = tmp_path / "r.jsonl"
+    first = execute(out, fake_request("fp16", processes=1, budget_s=None))
+    (took_s,) = (r.process_s for r in first.records)
+    loaded = execute(out, fake_request("fp16", processes=2, budget_s=took_s / 2), first.records)
+    assert len(loaded.records) == 1
+    assert [e.ended_by for e in loaded.endings] == ["processes", "budget"]
+
+
+def test_a_row_skipped_at_first_and_resumed_is_one_row(tmp_path, monkeypatch):
+    script(monkeypatch, **{"*": {"real_s_per_prompt": 0.4}})
+    out = tmp_path / "r.jsonl"
+    first = execute(out, fake_request("fp16 bnb-int8 bnb-nf4", processes=5, budget_s=3.0))
+    assert {r.status for r in first.records} == {"ok", "skipped"}
+    script(monkeypatch)
+    loaded = execute(out, fake_request("fp16 bnb-int8 bnb-nf4", processes=2), first.records)
+    rows = summarize(loaded.records)
+    assert [row.status for row in rows] == ["ok"] * 3
+
+
 def test_records_of_another_machine_are_not_resumed(tmp_path):
     out = tmp_path / "r.jsonl"
     execute(out, fake_request("fp16", processes=1))
