@@ -30,11 +30,20 @@ MARLIN_SOURCES = (
     "kernel_fp16_*.cu",
 )
 COMMON = ("-O3", "-std=c++17", "-DENABLE_BF16", "-D_GLIBCXX_USE_CXX11_ABI=1", "-DTORCH_API_INCLUDE_EXTENSION_H")
-CUDA = (
-    "-D__CUDA_NO_HALF_OPERATORS__ -D__CUDA_NO_HALF_CONVERSIONS__ -D__CUDA_NO_BFLOAT16_CONVERSIONS__"
-    " -D__CUDA_NO_HALF2_OPERATORS__ --expt-relaxed-constexpr -Xptxas -O3,-dlcm=ca -lineinfo -Xfatbin -compress-all"
-    " -diag-suppress=179,39,177 -static-global-template-stub=false"
-).split()
+CUDA = [
+    "-D__CUDA_NO_HALF_OPERATORS__",
+    "-D__CUDA_NO_HALF_CONVERSIONS__",
+    "-D__CUDA_NO_BFLOAT16_CONVERSIONS__",
+    "-D__CUDA_NO_HALF2_OPERATORS__",
+    "--expt-relaxed-constexpr",
+    "-Xptxas",
+    "-O3,-dlcm=ca",
+    "-lineinfo",
+    "-Xfatbin",
+    "-compress-all",
+    "-diag-suppress=179,39,177",
+    "-static-global-template-stub=false",
+]
 
 
 def compile_one(source: Path, target: Path, flags: list[str], arch: str) -> Path:

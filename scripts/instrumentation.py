@@ -2,8 +2,9 @@
 
 With: a tick of the clock for each token, and a PowerWatch in another process, looking twice as often as in a run, so
 that a short generation holds its share of looks. Without: neither. Pairs are short because a shared host changes its
-speed for seconds at a time, which falls out only between neighbours. Prints one JSON line: the Hodges-Lehmann estimate of log(with / without) over pairs (the median of their pairwise means,
-which single disturbances hardly move) and its 95% interval by Wilcoxon's signed ranks.
+speed for seconds at a time, which falls out only between neighbours. Prints one JSON line: the Hodges-Lehmann estimate
+of log(with / without) over pairs (the median of their pairwise means, which single disturbances hardly move) and its
+95% interval by Wilcoxon's signed ranks.
 
     python scripts/instrumentation.py shape:qwen2.5-0.5b --device cuda:0
 """
