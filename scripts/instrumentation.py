@@ -1,10 +1,10 @@
 """What measuring costs: the same generation with bitbench's instruments and without, paired and interleaved.
 
-With: a tick of the clock for each token, and a PowerWatch in another process, looking twice as often as in a run, so
-that a short generation holds its share of looks. Without: neither. Pairs are short because a shared host changes its
-speed for seconds at a time, which falls out only between neighbours. Prints one JSON line: the Hodges-Lehmann estimate
-of log(with / without) over pairs (the median of their pairwise means, which single disturbances hardly move) and its
-95% interval by Wilcoxon's signed ranks.
+With: a tick of the clock for each token, and a PowerWatch in another process, looking five times as often as in a
+run, so that a short generation holds more than its share of looks. Without: neither. Pairs are short because a shared
+host changes its speed for seconds at a time, which falls out only between neighbours. Prints one JSON line: the
+Hodges-Lehmann estimate of log(with / without) over pairs (the median of their pairwise means, which single disturbances
+hardly move) and its 95% interval by Wilcoxon's signed ranks.
 
     python scripts/instrumentation.py shape:qwen2.5-0.5b --device cuda:0
 """
@@ -20,12 +20,12 @@ from multiprocessing.connection import Connection
 from bitbench.facts.messages import PrepareTask
 from bitbench.facts.models import parse_model
 from bitbench.facts.workloads import parse_workload
-from bitbench.measure.power import PowerWatch
+from bitbench.measure.power import LOOK_PERIOD_S, PowerWatch
 from bitbench.results.machine import collect
 
 PROMPT = parse_workload("p40-n64")
 _NORMAL_QUANTILE = 1.96  # of 0.975
-_LOOK_PERIOD_S = 0.05  # PowerWatch's own is 0.1
+_LOOK_PERIOD_S = LOOK_PERIOD_S / 5
 
 
 def worker(model_name: str, method: str, device: str, output_len: int, pipe: Connection) -> None:
@@ -78,7 +78,7 @@ def main() -> None:
     parser.add_argument("model")
     parser.add_argument("--method", default="fp16")
     parser.add_argument("--device", default="cuda:0")
-    parser.add_argument("--seconds", type=float, default=150.0, help="how long to go on taking pairs")
+    parser.add_argument("--seconds", type=float, default=300.0, help="how long to go on taking pairs")
     parser.add_argument("--output-len", type=int, default=8)
     arguments = parser.parse_args()
     context = multiprocessing.get_context("spawn")
@@ -100,6 +100,7 @@ def main() -> None:
     environment = collect(arguments.device)
     result = {
         **vars(arguments),
+        "look_period_s": _LOOK_PERIOD_S,
         "device_name": environment.device_name,
         "versions": environment.versions,
         "num_pairs": len(logs),
