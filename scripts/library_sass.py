@@ -37,7 +37,7 @@ _KEPT = ("LOP3", "PRMT", "HFMA2", "HADD2", "HMUL2", "I2F", "I2FP", "IDP")
 def disassemble(library: Path, arch: str, cuobjdump: Path, nvdisasm: Path) -> list[sass.Kernel]:
     """Every kernel the library holds for one architecture. Streams: a library can be half a gigabyte of text."""
     environment = os.environ | {"NVDISASM_PATH": str(nvdisasm.parent)}  # cuobjdump runs nvdisasm
-    command = [cuobjdump, "-arch", arch, "-sass", library]
+    command = [str(cuobjdump), "-arch", arch, "-sass", str(library)]
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=environment
     ) as process:
@@ -105,7 +105,7 @@ def _group(name: str, members: list[tuple[sass.Kernel, set[str]]]) -> dict[str, 
 
 def imports(library: Path) -> list[str]:
     """The functions of cuBLAS and cuBLASLt that the library calls: products it does not compute itself."""
-    command = [sass.find_tool("nm"), "-D", "--undefined-only", library]
+    command = [str(sass.find_tool("nm")), "-D", "--undefined-only", str(library)]
     text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     return sorted(set(re.findall(r"\bcublas\w+", text)))
 
@@ -130,6 +130,8 @@ def main() -> None:
         held = {a: summary(disassemble(file, a, cuobjdump, nvdisasm)) for a in options.arch or ["sm_90"]}
         digest = hashlib.sha256(file.read_bytes()).hexdigest()
         archs = {arch: kernels for arch, kernels in held.items() if kernels}
+        if not archs:
+            sys.exit(f"{file} holds no kernels for {' or '.join(held)}")
         named = {"label": label or file.name, "file": file.name, "sha256": digest}
         libraries.append(named | {"imports": imports(file), "archs": archs})
         print(label or file.name, {arch: sum(k["instances"] for k in kernels) for arch, kernels in archs.items()})
