@@ -2,7 +2,7 @@
 
 docs/commands.md, docs/methods.md and docs/metrics.md are written whole. In README.md and docs/*.md a block
 `<!-- table FILE -->` ... `<!-- /table -->` is filled with the table of that record file, so that every figure there
-comes from a record.
+comes from a record. `<!-- table FILE PART -->` and files that `bitbench run` did not write: see claims_tables.py.
 
 Run by `make docs`; the tests fail where a page is not what this writes.
 """
@@ -11,6 +11,7 @@ import re
 import sys
 from pathlib import Path
 
+import claims_tables
 import click
 import typer
 
@@ -24,7 +25,7 @@ from bitbench.results.summary import summarize
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
-_BLOCK = re.compile(r"(<!-- table (\S+) -->\n).*?(<!-- /table -->)", re.DOTALL)
+_BLOCK = re.compile(r"(<!-- table (\S+)(?: (\w+))? -->\n).*?(<!-- /table -->)", re.DOTALL)
 _NOTE = "<!-- written by scripts/docs.py (make docs); edit the code, not this page -->\n\n"
 
 
@@ -92,11 +93,13 @@ def methods_page() -> str:
 
 def filled(text: str) -> str:
     """The text with each table block filled from its record file."""
-    return _BLOCK.sub(lambda block: f"{block[1]}{record_table(block[2])}{block[3]}", text)
+    return _BLOCK.sub(lambda block: f"{block[1]}{record_table(block[2], block[3])}{block[4]}", text)
 
 
-def record_table(name: str) -> str:
+def record_table(name: str, part: str | None = None) -> str:
     """The markdown table of a record file, without the definitions."""
+    if part or name.endswith(".json"):
+        return claims_tables.table(ROOT / name, part or "")
     loaded = store.read([ROOT / name])
     table = markdown(summarize(loaded.records, loaded.endings)).split("\nDefinitions:")[0].rstrip()
     return f"{table}\n\n`bitbench show {name}` prints this table with its definitions.\n"
