@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+from bitbench.facts.profile import KernelTime, RoleTime, Stage, StageProfile
 from bitbench.facts.samples import Bandwidth, KernelReport, Memory, PowerSample, PromptSample
 from bitbench.facts.status import Flag, Status
 from bitbench.results.environment import Environment, Gpu
@@ -114,6 +115,35 @@ def record(
     return Record(**{**given, **fields})
 
 
+def profile(stage: Stage = "decode", **fields: Any) -> StageProfile:
+    """A step of eager FP16 at 0.5B as an H200 showed it: 1,000 small kernels, 2 ms busy of 15, half projections."""
+    given: dict[str, Any] = {
+        "stage": stage,
+        "source": "device",
+        "num_steps": 4,
+        "prompt_len": 40,
+        "wall_s": 20e-3,
+        "busy_s": 2.0e-3,
+        "num_kernels": 1000.0,
+        "syncs": {"stream": 1.0, "blocking_copy": 1.0},
+        "roles": (
+            RoleTime(role="projections", busy_s=1.0e-3, num_kernels=168.0, bytes_read=716_000_000),
+            RoleTime(role="attention", busy_s=0.2e-3, num_kernels=24.0, bytes_read=2_000_000),
+            RoleTime(role="elementwise", busy_s=0.6e-3, num_kernels=700.0),
+            RoleTime(role="lm_head", busy_s=0.1e-3, num_kernels=1.0, bytes_read=272_000_000),
+            RoleTime(role="sampling", busy_s=0.08e-3, num_kernels=97.0),
+            RoleTime(role="unattributed", busy_s=0.02e-3, num_kernels=10.0),
+        ),
+        "kernels": (
+            KernelTime(name="gemv<half>", role="projections", num_launches=168.0, busy_s=1.0e-3),
+            KernelTime(name="elementwise_kernel", role="elementwise", num_launches=700.0, busy_s=0.6e-3),
+        ),
+        "bytes_read": 990_000_000,
+        "flops": 988_000_000,
+    }
+    return StageProfile(**{**given, **fields})
+
+
 def processes(method: str, medians: Sequence[float], prompts: int = 4, **fields: Any) -> list[Record]:
     """One record for each median TPOT in seconds; the prompts of a process lie symmetrically within 2% around it."""
     around = [1 + 0.02 * (2 * i / (prompts - 1) - 1) for i in range(prompts)] if prompts > 1 else [1.0]
@@ -133,7 +163,16 @@ def h200(seed_tpots: Sequence[float] = (1.0, 0.97, 1.05, 1.01, 0.99)) -> list[Re
         return [tpot * factor for factor in seed_tpots]
 
     return [
-        *processes("fp16", around(0.0175), weights=988_000_000, energy_j=10.0, energy_tokens=40),
+        *processes(
+            "fp16",
+            around(0.0175),
+            weights=988_000_000,
+            energy_j=10.0,
+            energy_tokens=40,
+            profiles=(profile(), profile("prefill")),
+            node_gap_s=0.9e-6,
+            matmul_flops_per_s=7.0e14,
+        ),
         *processes("bnb-int8", around(0.061), weights=631_000_000, bits=8, kernel="MatMul8bitLt"),
         *processes("bnb-nf4", around(0.0242), weights=474_000_000, bits=4, kernel="MatMul4Bit"),
         *processes("awq-int4:gemm", around(0.0230), weights=458_000_000, bits=4, kernel="AwqGEMM"),

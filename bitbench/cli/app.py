@@ -85,6 +85,13 @@ def run(  # noqa: PLR0917 Typer passes options by position
     trust_remote_code: Annotated[
         bool, typer.Option("--trust-remote-code", help="Run a checkpoint's own code.")
     ] = False,
+    profile: Annotated[
+        bool,
+        typer.Option(
+            "--profile/--no-profile",
+            help="Profile a few steps after timing each row's first process (explain needs it).",
+        ),
+    ] = True,
 ) -> None:
     """Measure methods of one model on this machine and print the table. Appends to a record file."""
     from bitbench.cli import run as command
@@ -112,6 +119,7 @@ def run(  # noqa: PLR0917 Typer passes options by position
             yes=yes,
             allow_pickle=allow_pickle,
             trust_remote_code=trust_remote_code,
+            profile=profile,
         )
         command.run(options)
 

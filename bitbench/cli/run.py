@@ -58,6 +58,7 @@ class Options:
     yes: bool
     allow_pickle: bool
     trust_remote_code: bool
+    profile: bool
 
 
 def run(options: Options) -> None:
@@ -129,6 +130,7 @@ def _request(options: Options, console: Console) -> Request:
         quantize=options.quantize,
         allow_pickle=options.allow_pickle,
         trust_remote_code=options.trust_remote_code,
+        profile=options.profile,
     )
 
 

@@ -6,6 +6,7 @@ from pydantic import Field, TypeAdapter
 
 from bitbench.facts.frozen import Frozen
 from bitbench.facts.models import ModelRef
+from bitbench.facts.profile import StageProfile
 from bitbench.facts.samples import Bandwidth, KernelReport, Memory, PromptSample, TokenCheck
 from bitbench.facts.status import Flag, Status
 
@@ -61,7 +62,7 @@ class MeasureTask(Frozen):
     """Load one cell and measure the prompts of one process.
 
     `deadline_s` is on CLOCK_MONOTONIC: no prompt is begun after it, but one is always measured. `settle_s` is how long
-    warm-up may wait for samples to agree.
+    warm-up may wait for samples to agree. `profile` asks for a profiled pass after the measured ones.
     """
 
     kind: Literal["measure"] = "measure"
@@ -76,6 +77,7 @@ class MeasureTask(Frozen):
     deadline_s: float | None = None
     warmup_output_len: int = 16
     settle_s: float = 20.0
+    profile: bool = False
     trust_remote_code: bool = False
 
 
@@ -87,7 +89,9 @@ class Progress(Frozen):
     """What the worker is doing, for the progress display. `done` and `total` count `unit`s where that is known."""
 
     kind: Literal["progress"] = "progress"
-    stage: Literal["import", "prepare", "download", "quantize", "load", "check", "warmup", "measure", "bandwidth"]
+    stage: Literal[
+        "import", "prepare", "download", "quantize", "load", "check", "warmup", "measure", "bandwidth", "profile"
+    ]
     detail: str = ""
     done: float | None = None
     total: float | None = None
@@ -123,6 +127,7 @@ class BandwidthMeasured(Frozen):
 
     kind: Literal["bandwidth"] = "bandwidth"
     bandwidths: tuple[Bandwidth, ...]
+    matmul_flops_per_s: float | None = None
 
 
 class Finished(Frozen):
@@ -135,6 +140,8 @@ class Finished(Frozen):
     memory: Memory | None = None
     token_check: TokenCheck | None = None
     kernel_names: tuple[str, ...] = ()
+    profiles: tuple[StageProfile, ...] = ()
+    node_gap_s: float | None = None
     window_s: tuple[float, float] | None = None
 
 

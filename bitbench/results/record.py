@@ -4,6 +4,7 @@ A record file is JSON lines. Raw samples are kept, warm-ups too; nothing in it i
 
 Schema history:
   1  first
+  2  `profiles`, `node_gap_s`, `matmul_flops_per_s`: where a step's time goes
 """
 
 from typing import Annotated, Literal
@@ -11,11 +12,12 @@ from typing import Annotated, Literal
 from pydantic import Field, TypeAdapter, model_validator
 
 from bitbench.facts.frozen import Frozen
+from bitbench.facts.profile import StageProfile
 from bitbench.facts.samples import Bandwidth, KernelReport, Memory, PowerSample, PromptSample, TokenCheck
 from bitbench.facts.status import Flag, Status
 from bitbench.results.environment import Environment
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 
 class Cell(Frozen):
@@ -39,7 +41,9 @@ class Record(Frozen):
 
     `scheme` is what is stored; `kernel` what really ran; `environment` the machine and library versions, which decide
     what may be pooled. `power` was watched from the runner's process. `energy_j` is the counter's difference over the
-    measured window, in which `energy_tokens` tokens were made.
+    measured window, in which `energy_tokens` tokens were made. `profiles` come from a pass after it, in the first
+    process of a cell. `node_gap_s` is what a CUDA graph needs between two kernels that depend on each other, here;
+    `matmul_flops_per_s` what a large 16-bit matrix product reaches on this device.
     """
 
     kind: Literal["record"] = "record"
@@ -71,6 +75,9 @@ class Record(Frozen):
     power: tuple[PowerSample, ...] = ()
     energy_j: float | None = None
     energy_tokens: int | None = None
+    profiles: tuple[StageProfile, ...] = ()
+    node_gap_s: float | None = None
+    matmul_flops_per_s: float | None = None
     load_s: float | None = None
     process_s: float | None = None
 

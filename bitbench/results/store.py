@@ -13,8 +13,8 @@ from bitbench.results.record import LINE, SCHEMA_VERSION, Ending, Line, Record
 
 Document = dict[str, Any]
 
-MIGRATIONS: dict[int, Callable[[Document], Document]] = {}
-"""From each older schema version to the next. Version 1 is the first, so there is none yet."""
+MIGRATIONS: dict[int, Callable[[Document], Document]] = {1: lambda document: document}
+"""From each older schema version to the next. 1 to 2 only added fields that may be missing."""
 
 _PROBE = b"\n" * 65_536
 """Blank lines, about as much as a few records: written and taken back to learn whether the disk has room."""

@@ -48,6 +48,7 @@ class Request:
     quantize: bool = False
     allow_pickle: bool = False
     trust_remote_code: bool = False
+    profile: bool = True
 
     @property
     def first_processes(self) -> int:

@@ -62,11 +62,12 @@ def _own_cpu_s() -> float:
 
 @dataclass(slots=True)
 class Recorder:
-    """Makes the records of one run. `bandwidths` are filled in once they are measured."""
+    """Makes the records of one run. `bandwidths` and `matmul_flops_per_s` are filled in once they are measured."""
 
     run_id: str
     plan: Plan
     bandwidths: tuple[Bandwidth, ...] = ()
+    matmul_flops_per_s: float | None = None
 
     def measured(  # noqa: PLR0917
         self,
@@ -94,6 +95,9 @@ class Recorder:
                 "power": _window(power, finished),
                 "energy_j": energy,
                 "energy_tokens": tokens if energy is not None else None,
+                "profiles": finished.profiles,
+                "node_gap_s": finished.node_gap_s,
+                "matmul_flops_per_s": self.matmul_flops_per_s,
                 "process_s": outcome.wall_s,
             }
             | (self._loaded_fields(loaded, finished) if loaded else {})

@@ -151,8 +151,10 @@ class Run:
         device = cells[0].planned.cell.device
         self.listener.task_started("bandwidth", None, 0, 0)
         events, finished = self._collect(BandwidthTask(device=device, working_set_bytes=sizes))
-        rows = next((e.bandwidths for e in events if isinstance(e, BandwidthMeasured)), ())
+        measured = next((e for e in events if isinstance(e, BandwidthMeasured)), None)
+        rows = measured.bandwidths if measured else ()
         self.recorder.bandwidths = rows
+        self.recorder.matmul_flops_per_s = measured.matmul_flops_per_s if measured else None
         if not rows:
             for state in cells:
                 self._fail(state, finished)
@@ -212,6 +214,7 @@ class Run:
             prompt_indices=state.next_prompts(request.workload.num_prompts),
             deadline_s=self.began_s + request.budget_s if request.budget_s else None,
             settle_s=_QUICK_SETTLE_S if request.quick else _SETTLE_S,
+            profile=request.profile and state.next_index == 0,
             trust_remote_code=request.trust_remote_code,
         )
         heard = Heard()
