@@ -155,7 +155,7 @@ def test_dry_run_writes_nothing(tmp_path):
 def test_catalogues_list_everything(tmp_path):
     for command, words in {
         "methods": ("fp16", "bnb-int8-t0", "awq-int4:marlin"),
-        "engines": ("transformers", "fake"),
+        "engines": ("transformers", "graphed", "compiled", "fake"),
         "models": ("demo", "shape:qwen3-0.6b", "FOLDER"),
         "doctor": ("memory", "CPU"),
         "cache": ("cached",),
