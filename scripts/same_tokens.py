@@ -118,41 +118,31 @@ def compare(
 
 
 def rounding_errors(
-    method: str, reference: HuggingFaceModel, own: Checkpoint, plain: Checkpoint, sequences: Sequence[list[int]]
+    method: str, device: str, own: Checkpoint, plain: Checkpoint, sequences: Sequence[list[int]]
 ) -> list[float]:
     """RMS over the vocabulary of 16-bit minus float32 logits of one model, after each sequence.
 
-    Of the method's own model where it runs in float32 (16-bit weights, NF4), else of the unquantized one.
+    The same stored numbers are computed with in float32: those of the method where its layers can do that (16-bit
+    weights, NF4), else the unquantized ones in the method's 16-bit type.
     """
+    if method not in (*BASELINE_METHODS, "bnb-nf4"):
+        method, own = ("bf16" if device == "cpu" else "fp16"), plain  # as hf_loading chooses for quantized methods
+    rounded, exact = (load("transformers", own, method, device) for _ in range(2))
+    to_float32(exact)
+    pairs = ((rounded.logits([*ids, 0], 1), exact.logits([*ids, 0], 1)) for ids in sequences)  # the last id is not read
+    return [float((a - b).square().mean().sqrt()) for a, b in pairs]
+
+
+def to_float32(loaded: HuggingFaceModel) -> None:
+    """Compute in float32 with the numbers as they are stored: nothing is quantized or rounded anew."""
     import torch
-    from transformers import BitsAndBytesConfig
 
-    rounded = [reference.logits([*ids, 0], 1)[0] for ids in sequences]  # the last id is not looked at
-    device = rounded[0].device
-    if method == "bnb-nf4":
-        config = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.float32)
-        exact = eager_logits(own, torch.float32, device, sequences, quantization_config=config)
-    else:
-        exact = eager_logits(plain, torch.float32, device, sequences)
-        if method not in BASELINE_METHODS:
-            rounded = eager_logits(plain, getattr(torch, reference.dtype()), device, sequences)
-    return [float((a - b).square().mean().sqrt()) for a, b in zip(rounded, exact, strict=True)]
-
-
-def eager_logits(
-    checkpoint: Checkpoint, dtype: Any, device: Any, sequences: Sequence[list[int]], **settings: Any
-) -> list[Any]:
-    """Logits after each sequence, [vocab] in float32, by a model loaded in that type."""
-    import torch
-    from transformers import AutoModelForCausalLM
-
-    model = AutoModelForCausalLM.from_pretrained(checkpoint.path, dtype=dtype, device_map={"": device}, **settings)
-    model.eval()
-    with torch.inference_mode():
-        return [
-            model(torch.tensor([ids], device=device), use_cache=False, logits_to_keep=1).logits[0, -1].float()
-            for ids in sequences
-        ]
+    for module in loaded._model.modules():
+        for tensor in (*module.parameters(recurse=False), *module.buffers(recurse=False)):
+            if tensor.is_floating_point():
+                tensor.data = tensor.data.float()
+        if hasattr(module, "compute_dtype"):  # bitsandbytes' Linear4bit
+            module.compute_dtype = module.weight.quant_state.dtype = torch.float32
 
 
 def one_method(options: argparse.Namespace, method: str) -> dict[str, Any]:
@@ -176,7 +166,7 @@ def one_method(options: argparse.Namespace, method: str) -> dict[str, Any]:
         open_cases += found
     until = [[*batches[c.prompt][c.row], *expected[c.prompt][c.row][: c.position]] for c in open_cases]
     if open_cases:
-        judge(open_cases, rounding_errors(method, reference, checkpoint, plain, until))
+        judge(open_cases, rounding_errors(method, options.device, checkpoint, plain, until))
     for row in rows:
         cases = row.get("divergences", [])
         row["divergences"] = [asdict(case) for case in cases]

@@ -8,7 +8,6 @@ import sys
 from pathlib import Path
 
 import pytest
-import torch
 
 from bitbench.facts.messages import Checkpoint, PrepareTask
 from bitbench.facts.models import parse_model
@@ -47,7 +46,7 @@ def test_a_wrong_token_is_a_bug_and_a_near_equal_one_a_tie(plain):
     assert [(d.prompt, d.row, d.position) for d in found] == [(1, 0, 5)]
     assert found[0].chosen_gap > found[0].top_two_gap >= 0
     sequence = [*batches[1][0], *expected[1][0][:5]]
-    errors = same_tokens.rounding_errors("bf16", reference, plain, plain, [sequence])
+    errors = same_tokens.rounding_errors("bf16", "cpu", plain, plain, [sequence])
     same_tokens.judge(found, errors)
     assert found[0].verdict == "bug"
     assert found[0].gap_in_errors > 10
@@ -62,9 +61,10 @@ def test_rounding_is_small_beside_quantization(plain, method):
     same_tokens = script()
     reference = same_tokens.load("transformers", plain, method, "cpu")
     sequence = same_tokens.prompts(reference, 1, 1)[0][0]
-    error = same_tokens.rounding_errors(method, reference, plain, plain, [sequence])[0]
-    unquantized = same_tokens.eager_logits(plain, torch.float32, "cpu", [sequence])[0]
-    quantization = float((reference.logits([*sequence, 0], 1)[0] - unquantized).square().mean().sqrt())
+    error = same_tokens.rounding_errors(method, "cpu", plain, plain, [sequence])[0]
+    unquantized = same_tokens.load("transformers", plain, "bf16", "cpu")
+    difference = reference.logits([*sequence, 0], 1) - unquantized.logits([*sequence, 0], 1)
+    quantization = float(difference.square().mean().sqrt())
     assert 0 < error < quantization / 2
 
 
