@@ -14,8 +14,9 @@ from bitbench.facts.errors import Unsupported
 from bitbench.facts.messages import Checkpoint
 from bitbench.methods.registry import MethodChoice
 
-# Each cache length is compiled for itself, so lengths are rounded up.
-CACHE_LEN_STEP = 64
+# Each cache length is compiled for itself, which takes up to minutes, so lengths are rounded up generously: the short
+# outputs that are checked first and the measured ones should share one. The places too many are masked.
+CACHE_LEN_STEP = 256
 
 
 class CompiledModel(HuggingFaceModel):

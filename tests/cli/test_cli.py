@@ -81,7 +81,10 @@ def test_benchmark_py_is_run(tmp_path):
         (("run", "demo", "--method", "int3"), "unknown method 'int3': choose from fp16, bf16, bnb-int8"),
         (("run", "demo", "--method", "awq-int4:fast"), "choose from awq-int4:marlin, awq-int4:gemm"),
         (("run", "demo", "--method", "fp16:marlin"), "fp16 (it has no choice of kernel)"),
-        (("run", "demo", "--engine", "warp"), "unknown engine 'warp': choose from transformers, fake"),
+        (
+            ("run", "demo", "--engine", "warp"),
+            "unknown engine 'warp': choose from transformers, graphed, compiled, fake",
+        ),
         (("run", "demo", "--device", "tpu"), "no device 'tpu': choose from cpu"),
         (("run", "demo", "--workload", "long"), "unknown workload 'long': give starting-20x128"),
         (("run", "demo", "--workload", "p9000-n128"), "needs a context of 9128 tokens and SmolLM2-135M has 8192"),

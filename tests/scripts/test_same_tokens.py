@@ -71,14 +71,14 @@ def test_rounding_is_small_beside_quantization(plain, method):
 def test_the_command_writes_counts_of_each_engine(tmp_path):
     write_model(tmp_path / "model")
     done = subprocess.run(
-        [sys.executable, str(SCRIPT), str(tmp_path / "model"), "--method", "bf16", "--method", "bnb-nf4",
+        [sys.executable, str(SCRIPT), str(tmp_path / "model"), "--method", "bf16",
          "--engine", "graphed", "--prompts", "4", "--new-tokens", "8", "--out", str(tmp_path / "o.json")],
         env=os.environ | {"BITBENCH_CACHE": str(tmp_path / "cache"), "PYTHONPATH": str(ROOT)},
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     made = json.loads((tmp_path / "o.json").read_text())
     rows = [(method["method"], row) for method in made["methods"] for row in method["engines"]]
-    assert [name for name, _ in rows] == ["bf16", "bnb-nf4"]
+    assert [name for name, _ in rows] == ["bf16"]
     for _, row in rows:
         assert row["status"] == "ok"
         assert row["sequences"] == 4
