@@ -32,8 +32,9 @@ from bitbench.facts.messages import (
 from bitbench.facts.samples import Bandwidth, Memory, PromptSample
 from bitbench.facts.status import Status
 from bitbench.facts.workloads import parse_workload
+from bitbench.measure.gaps import IncorrectOutput
 from bitbench.measure.memory import Meter, meter
-from bitbench.measure.session import IncorrectOutput, Session
+from bitbench.measure.session import Session
 from bitbench.methods.registry import parse_method
 
 Send = Callable[[Event], None]
@@ -71,6 +72,7 @@ def measure(task: MeasureTask, send: Send) -> Finished:
     )
     send(_loaded(session, task, load_s))
     token_check = session.run()
+    assert (model.step_times_s() is None) == (engine.itl_clock == "host"), "the record would name the wrong clock"
     peak = watched.peak_bytes()
     names = model.device_kernel_names(session.prompt_ids(task.prompt_indices[0])) if task.process_index == 0 else ()
     return Finished(

@@ -34,15 +34,15 @@ def methods(device_option: str | None) -> None:
 
 
 def engines() -> None:
-    """The table of engines."""
-    table = Table(title="engines", title_justify="left", show_lines=True)
+    """The table of engines, with what each says of plain FP16 on this machine's device."""
+    device = parse_device(None)
+    table = Table(title=f"engines on {device}", title_justify="left", show_lines=True)
     for title in ("engine", "what it is", "needs", "whose clock", "here"):
         table.add_column(title, overflow="fold")
     for name in ENGINES:
         made: Engine = engine(name)
-        table.add_row(
-            name, made.summary, ", ".join(made.needs) or "nothing", made.itl_clock, _here(missing_packages(made.needs))
-        )
+        here = _here(made.supports(MethodChoice(METHODS["fp16"]), device))
+        table.add_row(name, made.summary, ", ".join(made.needs) or "nothing", made.itl_clock, here)
     wide_console().print(table)
 
 

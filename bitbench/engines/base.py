@@ -8,7 +8,10 @@ from bitbench.facts.samples import KernelReport
 from bitbench.methods.registry import MethodChoice
 
 OnToken = Callable[[], None]
-"""Called by the engine each time one more token of every sequence of the batch is there."""
+"""Called by the engine each time one more token of every sequence of the batch is there.
+
+An engine whose clock is the device's calls it once, for the first token: to tell of each would make the host wait.
+"""
 
 
 class Supported(NamedTuple):
@@ -33,7 +36,13 @@ class LoadedModel(Protocol):
     def generate(self, ids: Sequence[Sequence[int]], output_len: int, on_token: OnToken | None) -> list[list[int]]:
         """Greedy continuation of a batch of equally long prompts: exactly `output_len` new ids for each.
 
-        Raises OutOfMemory.
+        Raises OutOfMemory, or Unsupported where it turns out only now that the engine cannot run this method.
+        """
+
+    def step_times_s(self) -> tuple[float, ...] | None:
+        """Seconds between the output tokens of the last generation, output_len - 1 of them, by the device's clock.
+
+        None where the engine's clock is the host's: then the gaps are those between the calls of `on_token`.
         """
 
     def top_gaps(self, ids: Sequence[int], num_last: int) -> list[float]:
@@ -87,4 +96,4 @@ class Engine(Protocol):
         """Whether this engine can run the method, with the kernel asked for, on this device. Imports nothing heavy."""
 
     def load(self, checkpoint: Checkpoint, choice: MethodChoice, device: str, trust_remote_code: bool) -> LoadedModel:
-        """Load a checkpoint. Raises LoadError or OutOfMemory."""
+        """Load a checkpoint. Raises LoadError or OutOfMemory, or Unsupported where only the loaded model tells."""

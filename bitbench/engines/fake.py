@@ -147,6 +147,10 @@ class FakeModel:
             return self._script.tpot_s
         return self.weights_bytes() / (BANDWIDTH_BYTES_PER_S * _EFFICIENCY)
 
+    def step_times_s(self) -> tuple[float, ...] | None:
+        """None: the scripted clock is the host's."""
+        return None
+
     def top_gaps(self, ids: Sequence[int], num_last: int) -> list[float]:
         """0 where the id is `next_token` of what precedes it, else 5 standard deviations."""
         first = len(ids) - num_last

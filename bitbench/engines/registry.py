@@ -6,6 +6,8 @@ from bitbench.engines.base import Engine
 
 ENGINES: dict[str, str] = {
     "transformers": "bitbench.engines.transformers",
+    "graphed": "bitbench.engines.graphed",
+    "compiled": "bitbench.engines.compiled",
     "fake": "bitbench.engines.fake",
 }
 DEFAULT_ENGINE = "transformers"

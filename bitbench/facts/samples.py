@@ -4,7 +4,7 @@ from bitbench.facts.frozen import Frozen
 
 
 class PromptSample(Frozen):
-    """One generation call: a batch of prompts, timed on the host.
+    """One generation call: a batch of prompts, timed on the host; `itl_s` by the clock that the record names.
 
     Times are seconds; `started_s` is CLOCK_MONOTONIC, which all processes of one machine share.
     `total_s` runs from submission to the end of a device-wide synchronisation, so work that an engine

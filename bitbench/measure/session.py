@@ -4,13 +4,13 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
 
 from bitbench.engines.base import LoadedModel
 from bitbench.facts.errors import Unsupported
 from bitbench.facts.messages import Progress
 from bitbench.facts.samples import PromptSample, TokenCheck
 from bitbench.facts.workloads import Workload, starting_prompts
+from bitbench.measure.gaps import IncorrectOutput, check_share, device_gaps, host_gaps
 from bitbench.measure.memory import Meter
 
 # After each shape was met once, warm-up ends when the last three samples lie within 5% of their median, as nvbench and
@@ -25,10 +25,6 @@ TOKEN_SHARE = 0.95
 _CHECK_OUTPUT_LEN = 8
 
 Report = Callable[[Progress | PromptSample], None]
-
-
-class IncorrectOutput(Exception):
-    """The engine's output failed a check, so its speed means nothing."""
 
 
 @dataclass(slots=True)
@@ -49,6 +45,8 @@ class Session:
     stable: bool = False
     window_s: tuple[float, float] | None = None
     _outputs: list[tuple[list[int], list[int]]] = field(default_factory=list)
+    # Sum of gaps, decode wall time, output_len of each measured prompt of an engine whose clock is the device's.
+    _device_times: list[tuple[float, float, int]] = field(default_factory=list)
 
     def run(self) -> TokenCheck:
         """Check, warm up, measure. Raises IncorrectOutput, Unsupported (context too short) or OutOfMemory."""
@@ -145,8 +143,7 @@ class Session:
         model.synchronize()
         end = clock()
         self._check_shape(output, output_len, len(batch))
-        if len(ticks) != output_len:
-            raise IncorrectOutput(f"the engine told of {len(ticks)} tokens and made {output_len}")
+        gaps = self._gaps(ticks, output_len, end, warmup)
         sample = PromptSample(
             prompt_index=self.prompts[turn],
             warmup=warmup,
@@ -155,10 +152,21 @@ class Session:
             output_len=output_len,
             started_s=start,
             ttft_s=ticks[0] - start,
-            itl_s=tuple(b - a for a, b in pairwise(ticks)),
+            itl_s=gaps,
             total_s=end - start,
         )
         return sample, output
+
+    def _gaps(self, ticks: list[float], output_len: int, end: float, warmup: bool) -> tuple[float, ...]:
+        """Between output tokens: by the device's clock where that is the engine's, else by the ticks."""
+        reported = self.model.step_times_s()
+        if reported is None:
+            return host_gaps(ticks, output_len)
+        wall_s = end - ticks[0] if ticks else 0.0
+        gaps = device_gaps(reported, ticks, output_len, wall_s)
+        if not warmup:
+            self._device_times.append((sum(gaps), wall_s, output_len))
+        return gaps
 
     def _check_shape(self, output: list[list[int]], output_len: int, batch_size: int) -> None:
         lengths = {len(row) for row in output}
@@ -171,6 +179,7 @@ class Session:
 
     def _check_after(self) -> TokenCheck:
         self.report(Progress(stage="check", detail="the measured tokens"))
+        check_share(self._device_times)
         return self._check_tokens(self._outputs)
 
     def _check_tokens(self, pairs: Sequence[tuple[list[int], list[int]]]) -> TokenCheck:

@@ -81,7 +81,10 @@ def test_benchmark_py_is_run(tmp_path):
         (("run", "demo", "--method", "int3"), "unknown method 'int3': choose from fp16, bf16, bnb-int8"),
         (("run", "demo", "--method", "awq-int4:fast"), "choose from awq-int4:marlin, awq-int4:gemm"),
         (("run", "demo", "--method", "fp16:marlin"), "fp16 (it has no choice of kernel)"),
-        (("run", "demo", "--engine", "warp"), "unknown engine 'warp': choose from transformers, fake"),
+        (
+            ("run", "demo", "--engine", "warp"),
+            "unknown engine 'warp': choose from transformers, graphed, compiled, fake",
+        ),
         (("run", "demo", "--device", "tpu"), "no device 'tpu': choose from cpu"),
         (("run", "demo", "--workload", "long"), "unknown workload 'long': give starting-20x128"),
         (("run", "demo", "--workload", "p9000-n128"), "needs a context of 9128 tokens and SmolLM2-135M has 8192"),
@@ -155,7 +158,7 @@ def test_dry_run_writes_nothing(tmp_path):
 def test_catalogues_list_everything(tmp_path):
     for command, words in {
         "methods": ("fp16", "bnb-int8-t0", "awq-int4:marlin"),
-        "engines": ("transformers", "fake"),
+        "engines": ("transformers", "graphed", "compiled", "fake"),
         "models": ("demo", "shape:qwen3-0.6b", "FOLDER"),
         "doctor": ("memory", "CPU"),
         "cache": ("cached",),

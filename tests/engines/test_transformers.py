@@ -7,38 +7,17 @@ import transformers
 from bitbench.engines.transformers import TransformersEngine, TransformersModel
 from bitbench.engines.weights import unread_embedding_bytes, weights_bytes
 from bitbench.facts.errors import LoadError
-from bitbench.facts.messages import Checkpoint
 from bitbench.methods.registry import parse_method
-
-VOCAB = 512
+from tests.engines.tiny import VOCAB, checkpoint, write_tiny
 
 
 @pytest.fixture(scope="module", params=[True, False], ids=["tied", "untied"])
 def folder(request, tmp_path_factory):
-    torch.manual_seed(0)
-    config = transformers.LlamaConfig(
-        vocab_size=VOCAB,
-        hidden_size=64,
-        intermediate_size=128,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=256,
-        tie_word_embeddings=request.param,
-    )
-    model = transformers.LlamaForCausalLM(config).to(torch.float32)
-    # A checkpoint's own settings that would change a greedy run: they must not.
-    model.generation_config = transformers.GenerationConfig(
-        do_sample=True, temperature=0.7, repetition_penalty=1.5, eos_token_id=list(range(VOCAB // 2)), pad_token_id=0
-    )
-    path = tmp_path_factory.mktemp("tiny")
-    model.save_pretrained(path)
-    return path
+    return write_tiny(tmp_path_factory.mktemp("tiny"), tie_word_embeddings=request.param)
 
 
 def load(folder, method: str) -> TransformersModel:
-    checkpoint = Checkpoint(path=str(folder), content_hash="x", origin="test")
-    return TransformersEngine().load(checkpoint, parse_method(method), "cpu", False)
+    return TransformersEngine().load(checkpoint(folder), parse_method(method), "cpu", False)
 
 
 @pytest.mark.parametrize("method", ["fp16", "bf16", "bnb-int8", "bnb-int8-t0", "bnb-nf4"])

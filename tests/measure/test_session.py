@@ -1,5 +1,7 @@
 """A session checks tokens, warms up until samples agree, and counts all the work. Cheats are caught."""
 
+from itertools import pairwise
+
 import pytest
 
 from bitbench.engines.fake import FakeModel, Script
@@ -7,8 +9,9 @@ from bitbench.facts.errors import Unsupported
 from bitbench.facts.messages import Progress
 from bitbench.facts.samples import PromptSample
 from bitbench.facts.workloads import parse_workload
+from bitbench.measure.gaps import IncorrectOutput
 from bitbench.measure.memory import NoMeter
-from bitbench.measure.session import WARMUP_MOST, IncorrectOutput, Session
+from bitbench.measure.session import WARMUP_MOST, Session
 from bitbench.methods.registry import parse_method
 
 
@@ -103,6 +106,66 @@ def test_too_few_ticks_are_caught():
     session.model.generate = lambda ids, output_len, on_token: honest(ids, output_len, None)
     with pytest.raises(IncorrectOutput, match="told of 0 tokens"):
         session.run()
+
+
+class DeviceClockModel(FakeModel):
+    """The fake with the device's clock: one tick, and gaps reported afterwards, `factor` times the true ones."""
+
+    def __init__(self, factor: float = 1.0, drop: int = 0, ticks: int = 1) -> None:
+        super().__init__(parse_method("fp16"), Script(tpot_s=0.01, ttft_s=0.05, spread_within=0, spread_between=0), 3)
+        self.factor, self.drop, self.num_ticks = factor, drop, ticks
+        self.marks: list[float] = []
+
+    def generate(self, ids, output_len, on_token):
+        self.marks = []
+
+        def mark():
+            self.marks.append(self.clock())
+            if on_token and len(self.marks) <= self.num_ticks:
+                on_token()
+
+        return super().generate(ids, output_len, mark)
+
+    def step_times_s(self):
+        return tuple((b - a) * self.factor for a, b in pairwise(self.marks))[self.drop :]
+
+
+def device_session(model: DeviceClockModel, workload: str = "p40-n32") -> tuple[Session, list]:
+    heard: list[Progress | PromptSample] = []
+    return Session(model, parse_workload(workload), (0, 1, 2), NoMeter(), heard.append), heard
+
+
+def test_a_device_engine_ticks_once_and_its_gaps_are_the_ones_it_reports():
+    session, heard = device_session(DeviceClockModel(factor=0.9))
+    session.run()
+    for sample in measured(heard):
+        assert sample.ttft_s == pytest.approx(0.05)
+        assert sample.itl_s == pytest.approx((0.009,) * 31)
+        assert sample.tpot_s == pytest.approx(0.01)  # the host's wall time, not the gaps
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        (DeviceClockModel(factor=1.2), "by the host's clock"),
+        (DeviceClockModel(factor=0.3), "are 30% of the time that passed"),
+        (DeviceClockModel(factor=0.0), "no positive times"),
+        (DeviceClockModel(factor=float("nan")), "no positive times"),
+        (DeviceClockModel(drop=1), "gaps between"),
+        (DeviceClockModel(ticks=2), "told of 2 first tokens"),
+        (DeviceClockModel(ticks=0), "told of 0 first tokens"),
+    ],
+)
+def test_a_device_engine_whose_gaps_cannot_be_true_is_caught(model: DeviceClockModel, message: str):
+    session, _ = device_session(model)
+    with pytest.raises(IncorrectOutput, match=message):
+        session.run()
+
+
+def test_outputs_too_short_for_the_hosts_costs_to_be_small_are_not_judged_by_them():
+    session, heard = device_session(DeviceClockModel(factor=0.3), "p40-n8")
+    session.run()
+    assert len(measured(heard)) == 3
 
 
 def test_nan_logits_do_not_pass():

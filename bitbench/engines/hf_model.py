@@ -1,0 +1,141 @@
+"""A causal language model as transformers loads it: everything an engine answers except how tokens are generated.
+
+Shared by the engines that differ only in who drives these modules.
+"""
+
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from bitbench.engines.base import OnToken
+from bitbench.engines.memory_errors import memory_errors
+from bitbench.engines.weights import unread_embedding_bytes, weights_bytes
+from bitbench.facts.samples import KernelReport
+
+_KERNEL_NAMES = {
+    "Linear8bitLt": "bitsandbytes int8",
+    "Linear4bit": "bitsandbytes 4-bit",
+    "AwqMarlinLinear": "marlin",
+    "AwqGEMMLinear": "AutoAWQ gemm",
+    "TorchAtenAwqLinear": "ATen int4",
+}
+
+
+class HuggingFaceModel:
+    """A loaded Hugging Face causal language model. Subclasses say how it generates."""
+
+    clock: Callable[[], float] = staticmethod(time.monotonic)
+
+    def __init__(self, model: Any, tokenizer: Any, device: str) -> None:
+        self._model, self._tokenizer, self._device = model, tokenizer, device
+        self._kv_cache_bytes = 0
+
+    def encode(self, text: str) -> list[int] | None:
+        """Token ids under the chat template; None without a tokenizer."""
+        if self._tokenizer is None:
+            return None
+        if self._tokenizer.chat_template is None:
+            return list(self._tokenizer(text)["input_ids"])
+        messages = [{"role": "user", "content": text}]
+        return list(
+            self._tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=True)["input_ids"]
+        )
+
+    def generate(self, ids: Sequence[Sequence[int]], output_len: int, on_token: OnToken | None) -> list[list[int]]:
+        """Greedy continuation, [batch][output_len]. Raises OutOfMemory."""
+        raise NotImplementedError
+
+    def step_times_s(self) -> tuple[float, ...] | None:
+        """None: the gaps between tokens are on the host's clock."""
+        return None
+
+    def logits(self, ids: Sequence[int], num_last: int) -> Any:
+        """The float32 logits, [num_last][vocab], from which each of the last ids would be chosen.
+
+        By the model's own eager forward over all ids at once, whatever drives generation. Raises OutOfMemory.
+        """
+        import torch
+
+        with torch.inference_mode(), memory_errors("checking tokens"):
+            tokens = torch.tensor([list(ids)], device=self._device)
+            return self._model(tokens, logits_to_keep=num_last + 1, use_cache=False).logits[0, :-1].float()
+
+    def top_gaps(self, ids: Sequence[int], num_last: int) -> list[float]:
+        """Gap below the top logit at each of the last ids, in standard deviations of that position's logits."""
+        import torch
+
+        with torch.inference_mode(), memory_errors("checking tokens"):
+            logits = self.logits(ids, num_last)
+            last = torch.tensor(list(ids)[-num_last:], device=logits.device)
+            chosen = logits.gather(1, last[:, None])[:, 0]
+            gaps: list[float] = ((logits.max(dim=1).values - chosen) / logits.std(dim=1)).tolist()
+        return gaps
+
+    def synchronize(self) -> None:
+        """Wait for the whole device, all streams."""
+        if self._device != "cpu":
+            import torch
+
+            torch.cuda.synchronize(self._device)
+
+    def weights_bytes(self) -> int:
+        """Distinct storages that hold weights."""
+        return weights_bytes(self._model)
+
+    def unread_embedding_bytes(self) -> int:
+        """The input embedding where it is untied."""
+        return unread_embedding_bytes(self._model)
+
+    def kv_bytes_per_token(self) -> int:
+        """Keys and values of one token, from the config."""
+        config = self._model.config.get_text_config()
+        heads = config.num_attention_heads
+        head_dim = getattr(config, "head_dim", None) or config.hidden_size // heads
+        kv_heads = getattr(config, "num_key_value_heads", None) or heads
+        return int(2 * config.num_hidden_layers * kv_heads * head_dim * self._model.dtype.itemsize)
+
+    def kv_cache_bytes(self) -> int:
+        """The cache of the last generation."""
+        return self._kv_cache_bytes
+
+    def vocab_size(self) -> int:
+        """Ids the model knows."""
+        return int(self._model.config.get_text_config().vocab_size)
+
+    def context_len(self) -> int:
+        """max_position_embeddings."""
+        return int(self._model.config.get_text_config().max_position_embeddings)
+
+    def kernels(self) -> KernelReport:
+        """Classes of the modules in the decoder's layers that hold a matrix."""
+        head = self._model.get_output_embeddings()
+        counts = Counter(
+            type(module).__name__
+            for module in self._model.modules()
+            if module is not head and hasattr(module, "in_features")
+        )
+        first = counts.most_common(1)[0][0] if counts else "none"
+        return KernelReport(name=_kernel_name(first, self._device), module_classes=dict(counts))
+
+    def device_kernel_names(self, ids: Sequence[Sequence[int]]) -> tuple[str, ...]:
+        """Kernels of a prefill and three decode steps by torch's profiler, costliest first."""
+        if self._device == "cpu":
+            return ()
+        from torch.profiler import ProfilerActivity, profile
+
+        with profile(activities=[ProfilerActivity.CUDA]) as profiler:
+            self.generate(ids, 4, None)
+            self.synchronize()
+        rows = sorted(profiler.key_averages(), key=lambda row: -row.self_device_time_total)
+        return tuple(row.key for row in rows if row.self_device_time_total > 0)
+
+    def dtype(self) -> str:
+        """float16 or bfloat16."""
+        return str(self._model.dtype).removeprefix("torch.")
+
+
+def _kernel_name(module_class: str, device: str) -> str:
+    if module_class == "Linear":
+        return "cuBLAS" if device != "cpu" else "ATen"
+    return _KERNEL_NAMES.get(module_class, module_class)

@@ -1,0 +1,241 @@
+"""Whether other engines give the tokens of eager transformers: first divergences, and whether rounding explains them.
+
+Loads each method under `transformers` and under each other engine, continues prompts of different lengths greedily
+(short and long in turn, so that caches are used again) and compares. At the first divergence of a sequence the method's
+own eager forward is asked: where the two tokens' logits and the top one lie closer together than twice the rounding
+error of the 16-bit type, it is a `tie`, else a `bug`. That error is measured at that very position: the root mean
+square difference of 16-bit logits from float32 ones, of the method's own model where that runs in float32, else of the
+unquantized one. After a divergence the sequences are different texts, so nothing more of them is compared.
+
+How far a bug lies beyond the limit is in `gap_in_errors`: two honest roundings pass it now and then by a little, a
+wrong token by tens.
+
+    python scripts/same_tokens.py demo --method bf16 --method bnb-nf4 --device cpu --out same-tokens.json
+    python scripts/same_tokens.py shape:qwen2.5-0.5b --method fp16 --device cuda:0 --out same-tokens.json
+
+`stepped` is the step of `graphed` without a capture. On a CPU, where nothing is captured, the two are one.
+"""
+
+import argparse
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from bitbench.engines import hf_loading
+from bitbench.engines.graphed import GraphedModel
+from bitbench.engines.hf_model import HuggingFaceModel
+from bitbench.engines.registry import engine
+from bitbench.facts.errors import LoadError, OutOfMemory, Unsupported
+from bitbench.facts.messages import Checkpoint, PrepareTask
+from bitbench.facts.models import parse_model
+from bitbench.facts.workloads import Workload, starting_prompts
+from bitbench.methods.checkpoint import prepare
+from bitbench.methods.registry import BASELINE_METHODS, parse_method
+
+ENGINES = ("graphed", "stepped", "compiled")
+TIE = 2.0  # in rounding errors
+TOKEN_LENS = (60, 17, 130, 33, 90, 25)
+
+Batch = list[list[int]]
+
+
+@dataclass(slots=True)
+class Divergence:
+    """The first token in which a sequence differs; `position` counts output tokens. Gaps and error are in logits.
+
+    `chosen_gap` is from the top logit down to the lower one of the two tokens; `top_two_gap` asks of no tokens.
+    """
+
+    prompt: int
+    row: int
+    position: int
+    transformers_token: int
+    engine_token: int
+    top_two_gap: float
+    chosen_gap: float
+    rounding_error: float | None = None
+    gap_in_errors: float | None = None
+    verdict: str = ""
+
+
+def prompts(model: HuggingFaceModel, num: int, batch_size: int) -> list[Batch]:
+    """Batches of ids, short and long in turn: texts where the model has a tokenizer, else committed ids."""
+    texts = [prompt.text for prompt in starting_prompts()]
+    if batch_size == 1 and model.encode(texts[0]) is not None:
+        longer = [texts[i] if i % 2 == 0 else " ".join(texts[i : i + 3]) for i in range(num)]
+        return [[model.encode(text) or []] for text in longer]
+    lens = [TOKEN_LENS[i % len(TOKEN_LENS)] + i // len(TOKEN_LENS) for i in range(num)]
+    return [
+        Workload(num, 1, prompt_len=length, batch_size=batch_size).token_ids(i, model.vocab_size())
+        for i, length in enumerate(lens)
+    ]
+
+
+def load(name: str, checkpoint: Checkpoint, method: str, device: str) -> HuggingFaceModel:
+    """A model under an engine. Raises LoadError, OutOfMemory or Unsupported."""
+    choice = parse_method(method)
+    if name == "stepped" or (name == "graphed" and device == "cpu"):
+        model, tokenizer = hf_loading.load(checkpoint, choice, device, False)
+        return GraphedModel(model, tokenizer, device, captured=False)
+    answer = engine(name).supports(choice, device)
+    if not answer.ok:
+        raise Unsupported(answer.reason)
+    loaded = engine(name).load(checkpoint, choice, device, False)
+    assert isinstance(loaded, HuggingFaceModel)
+    return loaded
+
+
+def first_divergence(
+    reference: HuggingFaceModel, where: tuple[int, int], prompt: list[int], expected: list[int], got: list[int]
+) -> Divergence | None:
+    """Where two outputs of one prompt part, with the gaps by the reference's own forward; None if they don't."""
+    position = next((i for i, (a, b) in enumerate(zip(expected, got, strict=True)) if a != b), None)
+    if position is None:
+        return None
+    a, b = expected[position], got[position]
+    logits = reference.logits([*prompt, *expected[: position + 1]], 1)[0]
+    top, second = logits.topk(2).values.tolist()
+    lower = min(float(logits[a]), float(logits[b]))
+    return Divergence(*where, position, a, b, top_two_gap=top - second, chosen_gap=top - lower)
+
+
+def compare(
+    reference: HuggingFaceModel, batches: Sequence[Batch], expected: Sequence[Batch], got: Sequence[Batch]
+) -> tuple[dict[str, Any], list[Divergence]]:
+    """Counts of one engine's outputs against the reference's, and the divergences still to be judged."""
+    found = []
+    compared = equal = sequences = 0
+    for index, (batch, wanted, made) in enumerate(zip(batches, expected, got, strict=True)):
+        for row, prompt in enumerate(batch):
+            divergence = first_divergence(reference, (index, row), prompt, wanted[row], made[row])
+            same = len(wanted[row]) if divergence is None else divergence.position
+            sequences, equal, compared = sequences + 1, equal + same, compared + same + (divergence is not None)
+            found += [divergence] if divergence else []
+    counts = {"sequences": sequences, "sequences_equal": sequences - len(found)}
+    return counts | {"tokens_compared": compared, "tokens_equal": equal}, found
+
+
+def rounding_errors(
+    method: str, device: str, own: Checkpoint, plain: Checkpoint, sequences: Sequence[list[int]]
+) -> list[float]:
+    """RMS over the vocabulary of 16-bit minus float32 logits of one model, after each sequence.
+
+    The same stored numbers are computed with in float32: those of the method where its layers can do that (16-bit
+    weights, NF4), else the unquantized ones in the method's 16-bit type.
+    """
+    if method not in (*BASELINE_METHODS, "bnb-nf4"):
+        method, own = ("bf16" if device == "cpu" else "fp16"), plain  # as hf_loading chooses for quantized methods
+    rounded, exact = (load("transformers", own, method, device) for _ in range(2))
+    to_float32(exact)
+    pairs = ((rounded.logits([*ids, 0], 1), exact.logits([*ids, 0], 1)) for ids in sequences)  # the last id is not read
+    return [float((a - b).square().mean().sqrt()) for a, b in pairs]
+
+
+def to_float32(loaded: HuggingFaceModel) -> None:
+    """Compute in float32 with the numbers as they are stored: nothing is quantized or rounded anew."""
+    import torch
+
+    for module in loaded._model.modules():
+        for tensor in (*module.parameters(recurse=False), *module.buffers(recurse=False)):
+            if tensor.is_floating_point():
+                tensor.data = tensor.data.float()
+        if hasattr(module, "compute_dtype"):  # bitsandbytes' Linear4bit
+            module.compute_dtype = module.weight.quant_state.dtype = torch.float32
+
+
+def one_method(options: argparse.Namespace, method: str) -> dict[str, Any]:
+    """All engines of one method, judged."""
+    checkpoint, plain = (prepared(options, name) for name in (method.partition(":")[0], "fp16"))
+    reference = load("transformers", checkpoint, method, options.device)
+    batches = prompts(reference, options.prompts, options.batch_size)
+    expected = [reference.generate(batch, options.new_tokens, None) for batch in batches]
+    rows: list[dict[str, Any]] = []
+    outputs: dict[str, list[Batch]] = {}
+    open_cases: list[Divergence] = []
+    for name in options.engine or ENGINES:
+        row: dict[str, Any] = {"engine": name, "captured": name == "graphed" and options.device != "cpu"}
+        try:
+            outputs[name], extra = generated(name, checkpoint, method, options, batches)
+        except (LoadError, OutOfMemory, Unsupported) as error:
+            rows.append(row | {"status": type(error).__name__, "reason": str(error)})
+            continue
+        counts, found = compare(reference, batches, expected, outputs[name])
+        rows.append(row | {"status": "ok"} | counts | extra | {"divergences": found})
+        open_cases += found
+    until = [[*batches[c.prompt][c.row], *expected[c.prompt][c.row][: c.position]] for c in open_cases]
+    if open_cases:
+        judge(open_cases, rounding_errors(method, options.device, checkpoint, plain, until))
+    for row in rows:
+        cases = row.get("divergences", [])
+        row["divergences"] = [asdict(case) for case in cases]
+        row["ties"], row["bugs"] = (sum(c.verdict == word for c in cases) for word in ("tie", "bug"))
+    both = "graphed" in outputs and "stepped" in outputs
+    return {
+        "method": method,
+        "dtype": reference.dtype(),
+        "prompt_lens": [len(batch[0]) for batch in batches],
+        "engines": rows,
+        # The same kernels on the same numbers: here even one differing token is a bug.
+        "graphed_equals_stepped": outputs["graphed"] == outputs["stepped"] if both else None,
+    }
+
+
+def prepared(options: argparse.Namespace, method: str) -> Checkpoint:
+    """The method's checkpoint in the cache."""
+    task = PrepareTask(model=parse_model(options.model), method=method, device=options.device, quantize=True)
+    return prepare(task, lambda _: None)
+
+
+def generated(
+    name: str, checkpoint: Checkpoint, method: str, options: argparse.Namespace, batches: Sequence[Batch]
+) -> tuple[list[Batch], dict[str, Any]]:
+    """The outputs of one engine, twice over the same prompts, and what it says of itself."""
+    model = load(name, checkpoint, method, options.device)
+    first = [model.generate(batch, options.new_tokens, None) for batch in batches]
+    compilations: Callable[[], int] | None = getattr(model, "num_compilations", None)
+    before = compilations() if compilations else 0
+    second = [model.generate(batch, options.new_tokens, None) for batch in batches]
+    extra: dict[str, Any] = {"second_time_equal": first == second}
+    if compilations:
+        extra |= {"compilations": before, "compilations_second_time": compilations() - before}
+    return second, extra
+
+
+def judge(cases: Sequence[Divergence], errors: Sequence[float]) -> None:
+    """Give each divergence its rounding error and verdict."""
+    for case, error in zip(cases, errors, strict=True):
+        case.rounding_error, case.gap_in_errors = error, case.chosen_gap / error
+        case.verdict = "tie" if case.gap_in_errors < TIE else "bug"  # NaN is a bug
+
+
+def main() -> None:
+    """Compare, write the JSON, print a line an engine; exit with 1 where there was a bug."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model")
+    parser.add_argument("--method", action="append", help="repeat for several; fp16 if none is given")
+    parser.add_argument("--engine", action="append", choices=ENGINES, help="repeat for several; all if none is given")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--prompts", type=int, default=6, help="batches of prompts")
+    parser.add_argument("--batch-size", type=int, default=1)
+    parser.add_argument("--new-tokens", type=int, default=64)
+    parser.add_argument("--out", type=Path, required=True)
+    options = parser.parse_args()
+    import torch
+    import transformers
+
+    methods = [one_method(options, method) for method in options.method or ["fp16"]]
+    asked = {key: getattr(options, key) for key in ("model", "device", "prompts", "batch_size", "new_tokens")}
+    versions = {"torch": torch.__version__, "transformers": transformers.__version__}
+    options.out.write_text(json.dumps(asked | {"versions": versions, "methods": methods}, indent=1) + "\n")
+    for made in methods:
+        for row in made["engines"]:
+            told = {key: value for key, value in row.items() if key not in ("engine", "divergences")}
+            print(made["method"], row["engine"], json.dumps(told))
+    wrong = any(row["bugs"] for made in methods for row in made["engines"])
+    raise SystemExit(1 if wrong or any(made["graphed_equals_stepped"] is False for made in methods) else 0)
+
+
+if __name__ == "__main__":
+    main()
