@@ -22,15 +22,16 @@ CACHE_LEN_STEP = 256
 class CompiledModel(HuggingFaceModel):
     """A model whose `generate` compiles its decode step: the first generations take seconds to minutes.
 
-    The cache is as long as the longest sequence met so far, rounded up, so that shorter ones compile nothing new.
+    There is one static cache at a time, as long as the longest sequence met so far, rounded up, so that shorter ones
+    compile nothing new. It is emptied and used again: `generate` would make a new one each time, and a recorded CUDA
+    graph is of no use once the cache lies elsewhere.
     """
 
     def __init__(self, model: Any, tokenizer: Any, device: str) -> None:
         super().__init__(model, tokenizer, device)
-        settings = model.generation_config
-        settings.cache_implementation = "static"
-        settings.compile_config = _compile_config()
-        settings.max_cache_len = 0
+        model.generation_config.compile_config = _compile_config()
+        self._cache: Any = None
+        self._cache_shape = (0, 0)
         self._num_compilations_before = _num_compilations()
 
     def generate(self, ids: Sequence[Sequence[int]], output_len: int, on_token: OnToken | None) -> list[list[int]]:
@@ -41,19 +42,29 @@ class CompiledModel(HuggingFaceModel):
         import torch
         from torch._dynamo.exc import TorchDynamoException
 
-        settings = self._model.generation_config
-        rounded = -(-(len(ids[0]) + output_len) // CACHE_LEN_STEP) * CACHE_LEN_STEP
-        settings.max_cache_len = max(settings.max_cache_len, rounded)
+        self._empty_cache(len(ids), len(ids[0]) + output_len)
         # no_grad, as transformers' own generate has it: inference tensors are a path few compile.
         with torch.no_grad(), memory_errors("generating"):
             try:
-                new, self._kv_cache_bytes = generate(self._model, ids, output_len, on_token)
+                new, self._kv_cache_bytes = generate(self._model, ids, output_len, on_token, self._cache)
             except TorchDynamoException as error:
                 first = (str(error).strip().splitlines() or [""])[0]
                 raise Unsupported(f"torch.compile failed: {type(error).__name__}: {first}") from error
         if output_len > 1 and self.num_compilations() == 0:
             raise Unsupported("transformers did not compile this model, so this would be the engine transformers")
         return new
+
+    def _empty_cache(self, batch_size: int, needed_len: int) -> None:
+        """Empty the cache, or make a longer one, or one for another batch size."""
+        from transformers.cache_utils import StaticCache
+
+        batch_before, len_before = self._cache_shape
+        if batch_before == batch_size and needed_len <= len_before:
+            self._cache.reset()
+            return
+        rounded = -(-needed_len // CACHE_LEN_STEP) * CACHE_LEN_STEP
+        self._cache_shape = (batch_size, max(rounded, len_before))
+        self._cache = StaticCache(config=self._model.config, max_cache_len=self._cache_shape[1])
 
     def num_compilations(self) -> int:
         """How many graphs torch has compiled since the model was loaded: it stays as it is once warm-up is over."""

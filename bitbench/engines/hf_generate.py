@@ -23,9 +23,10 @@ class _TokenTicks:
 
 
 def generate(
-    model: Any, ids: Sequence[Sequence[int]], output_len: int, on_token: OnToken | None
+    model: Any, ids: Sequence[Sequence[int]], output_len: int, on_token: OnToken | None, cache: Any = None
 ) -> tuple[list[list[int]], int]:
-    """Greedy continuation, [batch][output_len], and the bytes of the cache it left.
+    """Greedy continuation, [batch][output_len], and the bytes of the cache it left: `cache` where one is given, which
+    must be empty, else a new one of transformers' default kind.
 
     EOS is not configured, so nothing ends early.
     """
@@ -36,6 +37,7 @@ def generate(
         input_ids,
         attention_mask=torch.ones_like(input_ids),
         max_new_tokens=output_len,
+        past_key_values=cache,
         streamer=_TokenTicks(on_token) if on_token else None,
     )
     new: list[list[int]] = output.sequences[:, input_ids.shape[1] :].tolist()
