@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from bitbench.facts.gpus import find
-from bitbench.reports.units import bandwidth, gigabytes, percent, significant
 from bitbench.results import store
 from bitbench.results.summary import CellSummary, summarize
+from bitbench.results.units import bandwidth, gigabytes, percent, significant
 
 GPUS = {"sm_75": "T4", "sm_80": "A100", "sm_89": "RTX 4090", "sm_90": "H100, H200", "sm_100": "B200"}
 

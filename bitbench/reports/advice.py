@@ -7,8 +7,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from bitbench.facts.status import Status
-from bitbench.reports import units
 from bitbench.reports.groups import Group
+from bitbench.results import units
 from bitbench.results.baseline import Verdict, speedup_over, verdict
 from bitbench.results.stats import Interval
 from bitbench.results.summary import CellSummary
@@ -53,7 +53,7 @@ class _Versus:
     verdict: Verdict
 
     def in_words(self) -> str:
-        return units.ratio(self.speedup) + _interval(self.interval)
+        return units.ratio(self.speedup) + units.interval(self.interval)
 
 
 def advise(group: Group) -> list[Advice]:
@@ -102,7 +102,7 @@ def _of_baseline(row: CellSummary, others: Sequence[_Versus], group: Group) -> s
 
 
 def _against_baseline(row: CellSummary, baseline: CellSummary, others: Sequence[_Versus], group: Group) -> str:
-    speed = units.ratio(row.speedup) + _interval(row.speedup_interval)
+    speed = units.ratio(row.speedup) + units.interval(row.speedup_interval)
     found = verdict(row.speedup or 1.0, row.speedup_interval)
     smaller = _smaller(row, baseline)
     if found == "faster":
@@ -128,12 +128,6 @@ def _versus(row: CellSummary, other: CellSummary) -> _Versus:
 
 def _best(found: Iterable[_Versus]) -> _Versus | None:
     return max(found, key=lambda v: v.speedup, default=None)
-
-
-def _interval(interval: Interval | None) -> str:
-    if interval is None:
-        return ""
-    return f" ({'95%' if interval.kind == 't95' else 'range'} {interval.low:.2f}–{interval.high:.2f})"
 
 
 def _growth(one: CellSummary, other: CellSummary) -> float | None:

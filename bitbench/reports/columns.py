@@ -3,8 +3,8 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from bitbench.reports import units
 from bitbench.reports.groups import Group
+from bitbench.results import units
 from bitbench.results.summary import CellSummary
 
 MAX_BASELINE_IN_HEADER = 8

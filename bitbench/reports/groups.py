@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from bitbench.reports import units
+from bitbench.results import units
 from bitbench.results.summary import CellSummary, TableKey
 
 

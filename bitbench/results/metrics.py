@@ -211,6 +211,17 @@ METRICS: dict[str, Metric] = _table(
         Metric("ceiling_tokens_per_s", "tokens/s", "ceiling", "batch size x measured read bandwidth / bytes per step"),
         Metric("mbu", "fraction", "of ceiling", "MBU: bytes per step / TPOT / measured read bandwidth"),
         Metric(
+            "gpu_busy_s",
+            "s",
+            "GPU busy",
+            "union of kernel intervals in a decode step, from a profiled pass apart from timing",
+        ),
+        Metric("gpu_busy", "fraction", "GPU busy", "gpu_busy_s / TPOT, which is measured without the profiler"),
+        Metric("num_kernels_per_step", "", "kernels/step", "kernels launched in a decode step, profiled"),
+        Metric(
+            "num_syncs_per_step", "", "waits/step", "times in a decode step that the host waits for the GPU, profiled"
+        ),
+        Metric(
             "energy_j_per_token", "J", "J/token", "energy of the device over the measured windows / new tokens in them"
         ),
         Metric("load_s", "s", "load", "time to load the model, median over processes", _load_s),

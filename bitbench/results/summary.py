@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal, TypeVar
 
+from bitbench.facts.profile import Stage, StageProfile
 from bitbench.facts.status import Flag, Status
 from bitbench.results import ceiling, stats
 from bitbench.results.baseline import speedup_over
@@ -83,6 +84,10 @@ class CellSummary:
     ceiling_tokens_per_s: float | None = None
     mbu: float | None = None
 
+    profiles: tuple[StageProfile, ...] = field(default=(), repr=False)
+    node_gap_s: float | None = None
+    matmul_flops_per_s: float | None = None
+
     baseline: str | None = None
     is_baseline: bool = False
     speedup: float | None = None
@@ -98,6 +103,36 @@ class CellSummary:
     def device_name(self) -> str:
         """The name of the device it ran on."""
         return self.environment.cpu if self.device == "cpu" else self.environment.device_name
+
+    def profile(self, stage: Stage) -> StageProfile | None:
+        """The pass that was profiled, of the first process that could be; one with source `none` where none could."""
+        found = [p for p in self.profiles if p.stage == stage]
+        return next((p for p in found if p.source != "none"), found[0] if found else None)
+
+    @property
+    def _on_gpu(self) -> StageProfile | None:
+        found = self.profile("decode")
+        return found if found and found.source == "device" else None
+
+    @property
+    def gpu_busy_s(self) -> float | None:
+        """Union of kernel intervals in a decode step, profiled."""
+        return self._on_gpu.busy_s if self._on_gpu else None
+
+    @property
+    def gpu_busy(self) -> float | None:
+        """gpu_busy_s / TPOT, the latter measured without a profiler, which slows the host."""
+        return self.gpu_busy_s / self.tpot_s if self.gpu_busy_s is not None and self.tpot_s else None
+
+    @property
+    def num_kernels_per_step(self) -> float | None:
+        """Kernels launched in a decode step."""
+        return self._on_gpu.num_kernels if self._on_gpu else None
+
+    @property
+    def num_syncs_per_step(self) -> float | None:
+        """Times in a decode step that the host waits for the GPU."""
+        return self._on_gpu.num_syncs if self._on_gpu else None
 
     @property
     def table_key(self) -> TableKey:
@@ -172,7 +207,10 @@ def _with_bytes(row: CellSummary, ok: Sequence[Record]) -> CellSummary:
         peak_memory_bytes=_greatest(m.peak_memory_bytes for m in memories),
         kv_cache_bytes=_whole(m.kv_cache_bytes for m in memories),
         bytes_per_step=_whole(r.bytes_per_step for r in ok),
-        bandwidth_bytes_per_s=statistics.median(bandwidths) if bandwidths else None,
+        bandwidth_bytes_per_s=_median(bandwidths),
+        profiles=tuple(profile for r in ok for profile in r.profiles),
+        node_gap_s=_median(r.node_gap_s for r in ok),
+        matmul_flops_per_s=_median(r.matmul_flops_per_s for r in ok),
     )
 
 
@@ -256,6 +294,11 @@ def _distinct(items: Iterable[_T]) -> tuple[_T, ...]:
 def _whole(values: Iterable[int | None]) -> int | None:
     known = [v for v in values if v is not None]
     return int(statistics.median(known)) if known else None
+
+
+def _median(values: Iterable[float | None]) -> float | None:
+    known = [v for v in values if v is not None]
+    return statistics.median(known) if known else None
 
 
 def _greatest(values: Iterable[int | None]) -> int | None:

@@ -12,6 +12,9 @@ LOW_MBU = 0.10
 by it.
 """
 
+MOSTLY_IDLE = 0.5
+"""A GPU that is busy for less than half of a step waits for most of it."""
+
 
 @dataclass(frozen=True, slots=True)
 class TableCheck:
@@ -29,11 +32,33 @@ def all_far_below_ceiling(rows: Sequence[CellSummary]) -> bool:
     return bool(used) and max(used) < LOW_MBU
 
 
-def _host_speeds(rows: Sequence[CellSummary]) -> str | None:
+def _far_below(rows: Sequence[CellSummary]) -> str | None:
     if any(s.device == "cpu" for s in rows) or not all_far_below_ceiling(rows):
         return None
     most = max(s.mbu for s in rows if s.mbu is not None)
     return f"at most {most:.1%} of the read bandwidth was used"
+
+
+def _unprofiled(rows: Sequence[CellSummary]) -> str | None:
+    return _far_below(rows) if all(s.gpu_busy is None for s in rows) else None
+
+
+def _host_speeds(rows: Sequence[CellSummary]) -> str | None:
+    """Where every row that was profiled waited."""
+    detail, profiled = _far_below(rows), [s for s in rows if s.gpu_busy is not None]
+    if not detail or not profiled or any((s.gpu_busy or 0.0) >= MOSTLY_IDLE for s in profiled):
+        return None
+    busiest = max(profiled, key=lambda s: s.gpu_busy or 0.0)
+    timed = sum(s.tpot_s is not None for s in rows)
+    seen = "" if len(profiled) == timed else f", seen in {len(profiled)} of {timed} rows"
+    return f"{detail}; the GPU was busy for at most {busiest.gpu_busy:.0%} of a step{seen}"
+
+
+def _kernel_speeds(rows: Sequence[CellSummary]) -> str | None:
+    """Where some profiled row kept the GPU busy all the same."""
+    if not any((s.gpu_busy or 0.0) >= MOSTLY_IDLE for s in rows):
+        return None
+    return _far_below(rows)
 
 
 def _fp16_cpu(rows: Sequence[CellSummary]) -> str | None:
@@ -77,11 +102,23 @@ TABLE_CHECKS: tuple[TableCheck, ...] = (
         _fp16_cpu,
     ),
     TableCheck(
-        "host_speeds",
+        "unprofiled_speeds",
         "reading weights does not set these speeds",
         "they may be the software's rather than the precisions': without a profile it is only known that the "
         "bandwidth was not the limit",
+        _unprofiled,
+    ),
+    TableCheck(
+        "host_speeds",
+        "reading weights does not set these speeds",
+        "the GPU waited most of the time: these are speeds of the host, not of the precisions (bitbench explain FILE)",
         _host_speeds,
+    ),
+    TableCheck(
+        "kernel_speeds",
+        "reading weights does not set these speeds",
+        "launches and small or slow kernels do: bitbench explain FILE says which, row by row",
+        _kernel_speeds,
     ),
 )
 

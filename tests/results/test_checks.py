@@ -9,7 +9,7 @@ from bitbench.results.record import Ending, Record
 from bitbench.results.row_checks import ROW_CHECKS
 from bitbench.results.summary import summarize
 from bitbench.results.table_checks import FILE_CHECKS, TABLE_CHECKS
-from tests.factories import ENVIRONMENT, ending, processes, record, sample
+from tests.factories import ENVIRONMENT, ending, processes, profile, record, sample
 
 HOT = (PowerSample(at_s=99.0, throttle_reasons=("HwSlowdown",)), PowerSample(at_s=100.9))
 ON_CPU = {"where": {"device": "cpu"}}
@@ -46,11 +46,13 @@ CASES: dict[str, tuple[list[Record], list[Ending]]] = {
     "no_baseline": (processes("int4", [0.0005] * 5, bits=4), []),
     "several_checkpoints": ([*CLEAN, *processes("bf16", [0.0005] * 5, checkpoint="other")], []),
     "fp16_on_cpu": (processes("fp16", [0.0005] * 5, **ON_CPU), []),
-    "host_speeds": (processes("bf16", [0.02] * 5), []),
+    "unprofiled_speeds": (processes("bf16", [0.02] * 5), []),
+    "host_speeds": (processes("bf16", [0.02] * 5, profiles=(profile(),)), []),
+    "kernel_speeds": (processes("bf16", [0.003] * 5, profiles=(profile(),)), []),
     "several_environments": ([*CLEAN, record(environment=ENVIRONMENT.model_copy(update={"machine": "f"}))], []),
 }
 # What a case brings with it beside its own name.
-ALSO = {"outlier": {"spread_within"}, "several_environments": {"few_processes", "few_samples", "host_speeds"}}
+ALSO = {"outlier": {"spread_within"}, "several_environments": {"few_processes", "few_samples", "unprofiled_speeds"}}
 
 
 def test_an_even_run_is_not_warned_about() -> None:
@@ -97,5 +99,16 @@ def test_a_bfloat16_row_or_a_gpu_takes_the_cpu_warning_away() -> None:
 
 def test_low_use_of_the_bandwidth_is_said_of_gpus_and_only_if_all_rows_are_low() -> None:
     slow = processes("bf16", [0.02] * 5)
-    assert "host_speeds" not in _names([*slow, *processes("int4", [0.0005] * 5, bits=4)])
-    assert "host_speeds" not in _names(processes("bf16", [0.02] * 5, dtype="bfloat16", **ON_CPU))
+    assert "unprofiled_speeds" not in _names([*slow, *processes("int4", [0.0005] * 5, bits=4)])
+    assert "unprofiled_speeds" not in _names(processes("bf16", [0.02] * 5, dtype="bfloat16", **ON_CPU))
+
+
+def test_a_profile_says_why_the_bandwidth_is_not_used() -> None:
+    seen = processes("bf16", [0.02] * 5, profiles=(profile(),))
+    unseen = processes("int4", [0.02] * 5, bits=4)
+    assert _detail("host_speeds", seen) == (
+        "at most 1.2% of the read bandwidth was used; the GPU was busy for at most 10% of a step"
+    )
+    assert _detail("host_speeds", [*seen, *unseen]).endswith("of a step, seen in 1 of 2 rows")
+    busy = processes("int8", [0.003] * 5, bits=8, profiles=(profile(),))
+    assert "host_speeds" not in _names([*seen, *busy]) and "kernel_speeds" in _names([*seen, *busy])

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bitbench.reports import units
+from bitbench.results import units
 
 
 @pytest.mark.parametrize(
@@ -34,3 +34,8 @@ def test_units_of_people() -> None:
     assert units.bandwidth(4.31e12) == "4.31 TB/s" and units.bandwidth(18.2e9) == "18.2 GB/s"
     assert [units.percent(x) for x in (None, 0.013, 0.364, -0.05, 0.0996, 0.0)] == ["-", "1.3", "36", "-5.0", "10", "0"]
     assert units.ratio(0.287) == "0.29x" and units.ratio(None) == "-"
+
+
+def test_durations_and_counts() -> None:
+    assert [units.duration(x) for x in (1.2, 0.0175, 5.95e-6, 0.0)] == ["1.20 s", "17.5 ms", "5.95 us", "0 us"]
+    assert [units.count(x) for x in (1006.4, 24.0, 1.5)] == ["1,006", "24", "1.5"]

@@ -1,5 +1,7 @@
 """Numbers as people read them. The only place where s, bytes and fractions become ms, GB and %."""
 
+from bitbench.results.stats import Interval
+
 UNKNOWN = "-"
 
 
@@ -7,7 +9,8 @@ def significant(value: float | None, digits: int = 3) -> str:
     """At least `digits` significant digits, thousands set apart: 0.61, 57.1, 4,360."""
     if value is None:
         return UNKNOWN
-    size = abs(value)
+    # Rounded first: 9.999 is 10.0, not 10.00.
+    size = abs(float(f"{value:.{digits - 1}e}"))
     decimals = 0
     while decimals < 9 and 0 < size * 10**decimals < 10 ** (digits - 1):
         decimals += 1
@@ -52,3 +55,21 @@ def ratio(value: float | None) -> str:
 def span(low: float, high: float) -> str:
     """49.2-61.9: both ends alike."""
     return f"{significant(low)}–{significant(high)}"
+
+
+def duration(seconds: float) -> str:
+    """With its unit: 1.20 s, 17.5 ms, 5.95 us."""
+    size = abs(seconds)
+    if size >= 1:
+        return f"{significant(seconds)} s"
+    return f"{significant(seconds * 1e3)} ms" if size >= 1e-3 else f"{significant(seconds * 1e6)} us"
+
+
+def count(value: float) -> str:
+    """A number of things, which an average may break: 1,006, 24, 1.5."""
+    return f"{value:,.0f}" if value >= 100 or value == round(value) else f"{value:.1f}"
+
+
+def interval(of: Interval | None) -> str:
+    """As an afterthought, of a ratio: " (95% 1.58–1.98)"; empty where unknown."""
+    return "" if of is None else f" ({'95%' if of.kind == 't95' else 'range'} {of.low:.2f}–{of.high:.2f})"
