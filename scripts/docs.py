@@ -17,6 +17,8 @@ import typer
 
 from bitbench.cli.app import app
 from bitbench.engines.registry import ENGINES, engine
+from bitbench.explain.cause import KINDS, MEANINGS
+from bitbench.explain.rows import VERDICTS
 from bitbench.methods.registry import METHODS
 from bitbench.reports.markdown import markdown
 from bitbench.results import store
@@ -91,6 +93,14 @@ def methods_page() -> str:
     return _NOTE + "\n".join(lines) + "\n"
 
 
+def verdicts_section() -> str:
+    """What the verdicts in a row mean, for the end of docs/metrics.md."""
+    lines = ["", "## Why it is as fast as it is", "", "| name | meaning |", "|---|---|"]
+    lines += [f"| `{key}` | {text} |" for key, text in VERDICTS.items()]
+    lines += ["", "| verdict | the first that applies |", "|---|---|"]
+    return "\n".join([*lines, *(f"| `{kind}` | {MEANINGS[kind]} |" for kind in KINDS)]) + "\n"
+
+
 def filled(text: str) -> str:
     """The text with each table block filled from its record file."""
     return _BLOCK.sub(lambda block: f"{block[1]}{record_table(block[2], block[3])}{block[4]}", text)
@@ -110,7 +120,7 @@ def pages() -> dict[Path, str]:
     written = {
         DOCS / "commands.md": commands_page(),
         DOCS / "methods.md": methods_page(),
-        DOCS / "metrics.md": _NOTE + metrics_markdown(),
+        DOCS / "metrics.md": _NOTE + metrics_markdown() + verdicts_section(),
     }
     texts = [path for path in (ROOT / "README.md", *sorted(DOCS.glob("*.md"))) if path not in written and path.exists()]
     return written | {path: filled(path.read_text(encoding="utf-8")) for path in texts}

@@ -185,3 +185,33 @@ def h200(seed_tpots: Sequence[float] = (1.0, 0.97, 1.05, 1.01, 0.99)) -> list[Re
             checkpoint="",
         ),
     ]
+
+
+def explained_h200() -> list[Record]:
+    """That table with what explains it: LLM.int8() with and without its waits, and rows on `graphed`."""
+    graphed = {"where": {"engine": "graphed"}, "itl_clock": "device", "node_gap_s": 0.9e-6}
+    waiting = profile(busy_s=3.8e-3, num_kernels=1990.0, syncs={"stream": 170.0, "blocking_copy": 1.0})
+    free = profile(busy_s=3.1e-3, num_kernels=1480.0)
+    around = (1.0, 0.97, 1.05, 1.01, 0.99)
+    int8: dict[str, Any] = {"weights": 631_000_000, "bits": 8, "kernel": "MatMul8bitLt"}
+    rest = [r for r in h200() if r.cell.method != "bnb-int8"]
+    return [
+        *rest,
+        *processes("bnb-int8", [0.061 * a for a in around], profiles=(waiting, profile("prefill")), **int8),
+        *processes("bnb-int8-t0", [0.038 * a for a in around], profiles=(free, profile("prefill")), **int8),
+        *processes(
+            "fp16",
+            [0.00289 * a for a in around],
+            weights=988_000_000,
+            profiles=(profile(syncs={}), profile("prefill")),
+            **graphed,
+        ),
+        record(
+            "bnb-int8",
+            status="unsupported",
+            reason="the step cannot be captured: LLM.int8() asks the device about outliers in every layer",
+            bits=8,
+            checkpoint="",
+            where={"engine": "graphed"},
+        ),
+    ]

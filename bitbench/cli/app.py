@@ -142,6 +142,30 @@ def show(
         command.show(files, format)
 
 
+@app.command(
+    epilog=_examples(
+        "bitbench explain bitbench-results.jsonl",
+        "bitbench explain results/*.jsonl --cell fp16 --cell bnb-nf4",
+        "bitbench explain results/h200.jsonl --cell 'fp16 graphed' --format markdown",
+    )
+)
+def explain(
+    files: Annotated[list[Path], typer.Argument(help="Record files.")],
+    cell: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--cell", "-c", help="Words a row must bear, such as 'fp16 graphed'. Repeatable.", show_default=False
+        ),
+    ] = None,
+    format: Annotated[str, typer.Option("--format", "-f", help="text, markdown or json.")] = "text",
+) -> None:
+    """Say why each row is as fast as it is, from records with a profile; needs no torch."""
+    from bitbench.cli import explain as command
+
+    with usage_errors():
+        command.explain_files(files, cell or [], format)
+
+
 @app.command(epilog=_examples("bitbench methods", "bitbench methods --device cuda"))
 def methods(
     device: Annotated[str | None, typer.Option(help="cpu, cuda or cuda:1.", show_default=False)] = None,

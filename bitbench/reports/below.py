@@ -4,13 +4,15 @@ them.
 
 from collections.abc import Collection, Sequence
 
-from bitbench.reports import units
+from bitbench.explain.cause import find
 from bitbench.reports.advice import Advice, advise, remarks
 from bitbench.reports.columns import columns
 from bitbench.reports.groups import Group
+from bitbench.results import units
 from bitbench.results.checks import Warned, table_warnings
 from bitbench.results.metrics import METRICS
 
+VERDICTS_TITLE = "what sets the speed (bitbench explain FILE)"
 SPREADS_TITLE = "spread of TPOT within a process / between processes, %"
 
 
@@ -21,6 +23,17 @@ def spreads(group: Group) -> list[str]:
         for row, label in zip(group.rows, group.labels, strict=True)
         if row.spread_within is not None or row.spread_between is not None
     ]
+
+
+def verdicts(group: Group) -> list[str]:
+    """`row verdict (GPU busy 13 %)` for each row with a profile."""
+    told = []
+    for row, label in zip(group.rows, group.labels, strict=True):
+        profile, found = row.profile("decode"), find(row, "decode", group.rows)
+        if found and profile and profile.source != "none":
+            busy = f" (GPU busy {units.percent(row.gpu_busy)} %)" if row.gpu_busy is not None else ""
+            told.append(f"{label} {found.kind}{busy}")
+    return told
 
 
 def warning_line(warned: Warned, num_rows: int) -> str:

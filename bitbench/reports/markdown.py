@@ -13,8 +13,8 @@ def markdown(summaries: Sequence[CellSummary]) -> str:
     """A section for each table; definitions once at the end."""
     tables = groups(summaries)
     parts = [_section(group) for group in tables] or ["no records\n"]
-    warned = [f"- **!** {_escaped(below.warning_line(w, len(summaries)))}" for w in file_warnings(summaries)]
-    defined = [f"- **{title}**: {_escaped(text)}" for title, text in below.definitions(below.column_keys(tables))]
+    warned = [f"- **!** {escaped(below.warning_line(w, len(summaries)))}" for w in file_warnings(summaries)]
+    defined = [f"- **{title}**: {escaped(text)}" for title, text in below.definitions(below.column_keys(tables))]
     return "\n".join([*parts, *_block("", warned), *_block("Definitions:", defined)]).rstrip() + "\n"
 
 
@@ -22,7 +22,7 @@ def _section(group: Group) -> str:
     title, *rest = headings(group)
     shown = columns(group)
     head = ["method (kernel)", *(_joined(*column.head) for column in shown)]
-    lines = [f"### {_escaped(title)}", "", *(f"{_escaped(line)}  " for line in rest), ""]
+    lines = [f"### {escaped(title)}", "", *(f"{escaped(line)}  " for line in rest), ""]
     lines += [_line(head), _line(["---", *("---:" for _ in shown)])]
     for row, label in zip(group.rows, group.labels, strict=True):
         name = f"{label} ({row.kernel})" if row.kernel else label
@@ -34,11 +34,13 @@ def _section(group: Group) -> str:
         lines.append(_line([name, *cells]))
     advised, remarks = below.advice(group)
     spreads = " · ".join(below.spreads(group))
-    lines += ["", f"{below.SPREADS_TITLE}: {_escaped(spreads)}"] if spreads else []
-    lines += _block("", [f"- **!** {_escaped(w)}" for w in below.warnings(group)])
-    lines += _block("", [f"- {_escaped(n)}" for n in below.notes(group)])
-    lines += _block("Advice:", [f"- **{_escaped(a.label)}**: {_escaped(a.text)}" for a in advised])
-    return "\n".join(lines + [f"- {_escaped(r)}" for r in remarks]) + "\n"
+    lines += ["", f"{below.SPREADS_TITLE}: {escaped(spreads)}"] if spreads else []
+    why = " · ".join(below.verdicts(group))
+    lines += ["", f"{below.VERDICTS_TITLE}: {escaped(why)}"] if why else []
+    lines += _block("", [f"- **!** {escaped(w)}" for w in below.warnings(group)])
+    lines += _block("", [f"- {escaped(n)}" for n in below.notes(group)])
+    lines += _block("Advice:", [f"- **{escaped(a.label)}**: {escaped(a.text)}" for a in advised])
+    return "\n".join(lines + [f"- {escaped(r)}" for r in remarks]) + "\n"
 
 
 def _joined(above: str, beneath: str) -> str:
@@ -49,9 +51,15 @@ def _block(title: str, items: Sequence[str]) -> list[str]:
     return ["", *([title, ""] if title else []), *items] if items else []
 
 
+def table_lines(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """A table whose first column is text and whose others are numbers."""
+    return [_line(head), _line(["---", *("---:" for _ in head[1:])]), *(_line(row) for row in rows)]
+
+
 def _line(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(_escaped(cell) for cell in cells) + " |"
+    return "| " + " | ".join(escaped(cell) for cell in cells) + " |"
 
 
-def _escaped(text: str) -> str:
+def escaped(text: str) -> str:
+    """One line that Markdown shows as it is."""
     return " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;")

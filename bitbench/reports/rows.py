@@ -7,6 +7,7 @@ import io
 import json
 from collections.abc import Sequence
 
+from bitbench.explain.rows import VERDICTS, verdict_kinds
 from bitbench.results.metrics import LABELS, METRICS, Value
 from bitbench.results.summary import CellSummary
 
@@ -15,7 +16,10 @@ _PAIRS = ("decode_tokens_per_s_interval", "speedup_interval")
 
 def rows(summaries: Sequence[CellSummary]) -> list[dict[str, Value]]:
     """One dictionary for each row, all with the same keys."""
-    return [{m.key: m.value(summary) for m in (*LABELS.values(), *METRICS.values())} for summary in summaries]
+    return [
+        {m.key: m.value(row) for m in (*LABELS.values(), *METRICS.values())} | verdict_kinds(row, summaries)
+        for row in summaries
+    ]
 
 
 def as_json(summaries: Sequence[CellSummary]) -> str:
@@ -26,7 +30,7 @@ def as_json(summaries: Sequence[CellSummary]) -> str:
 def as_csv(summaries: Sequence[CellSummary]) -> str:
     """CSV (RFC 4180) with a header; an interval becomes two columns, a list is joined by semicolons."""
     flat = [_flat(row) for row in rows(summaries)]
-    names = list(flat[0]) if flat else [name for m in (*LABELS, *METRICS) for name in _columns(m)]
+    names = list(flat[0]) if flat else [name for m in (*LABELS, *METRICS, *VERDICTS) for name in _columns(m)]
     out = io.StringIO()
     writer = csv.DictWriter(out, names)
     writer.writeheader()

@@ -1,38 +1,17 @@
 """The table for people, at the width of the terminal. Lines are laid out here: a failed row spans all columns."""
 
-import textwrap
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from rich.text import Text
 
 from bitbench.reports import below
 from bitbench.reports.columns import Column, columns
 from bitbench.reports.groups import Group, groups, headings
+from bitbench.reports.lines import DEFAULT_WIDTH, MIN_WIDTH, Lines
 from bitbench.results.checks import file_warnings
 from bitbench.results.metrics import METRICS
 from bitbench.results.summary import CellSummary
-
-DEFAULT_WIDTH = 100
-MIN_WIDTH = 60
-
-
-@dataclass
-class _Lines:
-    """Text under construction; every line is at most `width` wide."""
-
-    width: int
-    text: Text = field(default_factory=Text)
-
-    def add(self, line: str, style: str = "") -> None:
-        self.text.append(line.rstrip() + "\n", style=style)
-
-    def wrapped(self, line: str, first: str = "", style: str = "", indent: int | None = None) -> None:
-        rest = " " * (len(first) if indent is None else indent)
-        for part in textwrap.wrap(
-            line, self.width, initial_indent=first, subsequent_indent=rest, break_on_hyphens=False
-        ):
-            self.add(part, style)
 
 
 @dataclass(frozen=True)
@@ -64,7 +43,7 @@ class _Layout:
 
 def table(summaries: Sequence[CellSummary], width: int = DEFAULT_WIDTH) -> Text:
     """A table for each group, what is to be known about it under it, and the definitions once at the end."""
-    lines = _Lines(max(width, MIN_WIDTH))
+    lines = Lines(max(width, MIN_WIDTH))
     tables = groups(summaries)
     if not tables:
         lines.add("no records")
@@ -79,7 +58,7 @@ def table(summaries: Sequence[CellSummary], width: int = DEFAULT_WIDTH) -> Text:
     return lines.text
 
 
-def _group(lines: _Lines, group: Group) -> set[str]:
+def _group(lines: Lines, group: Group) -> set[str]:
     for number, heading in enumerate(headings(group)):
         lines.wrapped(heading, "", "bold" if number == 0 else "", indent=2)
     layout = _fit(group, lines.width)
@@ -93,7 +72,7 @@ def _group(lines: _Lines, group: Group) -> set[str]:
     return {column.key for column in layout.shown}
 
 
-def _row(lines: _Lines, layout: _Layout, row: CellSummary, name: str) -> None:
+def _row(lines: Lines, layout: _Layout, row: CellSummary, name: str) -> None:
     if row.status == "ok":
         lines.add(layout.line(name, [column.cell(row) for column in layout.shown]))
         return
@@ -102,20 +81,22 @@ def _row(lines: _Lines, layout: _Layout, row: CellSummary, name: str) -> None:
     lines.wrapped(said, " " + name.ljust(layout.name_width + layout.gap), "red")
 
 
-def _beside(lines: _Lines, group: Group, layout: _Layout) -> None:
+def _beside(lines: Lines, group: Group, layout: _Layout) -> None:
     """What has no column: the kernels where they are long, the spreads, and the columns that do not fit."""
     kernels = [f"{n} {r.kernel}" for r, n in zip(group.rows, group.labels, strict=True) if r.kernel]
     if kernels and not layout.inline:
         lines.wrapped(" · ".join(kernels), " kernels: ", "dim", indent=3)
     if spreads := below.spreads(group):
         lines.wrapped(" · ".join(spreads), f" {below.SPREADS_TITLE}: ", "dim", indent=3)
+    if verdicts := below.verdicts(group):
+        lines.wrapped(" · ".join(verdicts), f" {below.VERDICTS_TITLE}: ", indent=3)
     kept = {column.key for column in layout.shown}
     missing = [METRICS[column.key].title for column in columns(group) if column.key not in kept]
     if missing:
         lines.wrapped(f"a wider terminal shows {', '.join(missing)} too", " ", "dim")
 
 
-def _below(lines: _Lines, group: Group) -> None:
+def _below(lines: Lines, group: Group) -> None:
     for warning in below.warnings(group):
         lines.wrapped(warning, " ! ", "yellow")
     for note in below.notes(group):

@@ -6,6 +6,7 @@ import sys
 
 import pytest
 
+from bitbench.explain.rows import VERDICTS
 from bitbench.reports.formats import FORMATS, render
 from bitbench.results.metrics import LABELS, METRICS
 from bitbench.results.summary import summarize
@@ -17,7 +18,7 @@ ROWS = summarize([*h200(), record("odd", status="runtime_error", reason='a | "b"
 def test_json_is_a_list_of_rows_with_all_keys() -> None:
     found = json.loads(render(ROWS, "json", 100))  # type: ignore[arg-type]
     assert [row["method"] for row in found] == [s.method for s in ROWS]
-    assert all(set(row) == {*LABELS, *METRICS} for row in found)
+    assert all(set(row) == {*LABELS, *METRICS, *VERDICTS} for row in found)
     first = found[0]
     assert first["decode_tokens_per_s"] == pytest.approx(57.142857)
     low, high = first["decode_tokens_per_s_interval"]
