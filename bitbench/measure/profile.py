@@ -120,9 +120,15 @@ def _on_cpu(model: LoadedModel, device: str, ids: Sequence[Sequence[int]]) -> tu
     decode = everything[first:steps]
     return (
         _profile("decode", model, ids, decode, _ROLE_STEPS).model_copy(
-            update={"source": "operators", "wall_s": _wall_added(one, many, _ROLE_STEPS)}
+            update={
+                "source": "operators",
+                "wall_s": _wall_added(one, many, _ROLE_STEPS),
+                "busy_s": sum(p.duration_s for p in decode) / _ROLE_STEPS,
+            }
         ),
-        _profile("prefill", model, ids, prefill, 1).model_copy(update={"source": "operators", "wall_s": one.wall_s}),
+        _profile("prefill", model, ids, prefill, 1).model_copy(
+            update={"source": "operators", "wall_s": one.wall_s, "busy_s": sum(p.duration_s for p in prefill)}
+        ),
     )
 
 

@@ -160,6 +160,7 @@ def test_a_real_model_on_a_cpu(tmp_path, method, kind):
         assert {"projections", "attention", "elementwise", "lm_head"} <= set(roles)
         assert ("quantize" in roles) == (method == "bnb-int8")
         assert stage.unattributed == 0
+        assert stage.busy_s == pytest.approx(sum(r.busy_s for r in stage.roles))
         assert all(r.busy_s > 0 for r in stage.roles)
         assert stage.num_syncs is None
     assert model.generate(prompt_ids(12), 8, None) == before, "profiling left something behind"
