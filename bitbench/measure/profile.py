@@ -152,27 +152,21 @@ def added(fewer: Sequence[str], more: Sequence[str]) -> tuple[int, int]:
 def with_roles(pieces: Sequence[Piece], marked: Sequence[tuple[str, Role]]) -> list[Piece]:
     """The pieces with the roles of a marked pass, whose names and order tell which is which.
 
-    The marked pass holds a whole number of steps and so do the pieces. Where it repeats in them name by name, each
-    piece has the role of its place. Else a piece has the role that most pieces of its name have; a kernel that only a
+    Both hold whole numbers of steps. The pieces of one name have, one after another, the roles that this name has in
+    the marked pass, around and around: where a step is the same each time, that is the role of each one's place, and
+    where single kernels are chosen differently (by alignment or length) only those are off. A kernel that only a
     compiler can have written has the role of what it says it fused; the rest is unattributed.
     """
-    names = [name for name, _ in marked]
-    if names and _repeats(names, [p.name for p in pieces]):
-        return [Piece(p.name, p.duration_s, marked[i % len(marked)][1]) for i, p in enumerate(pieces)]
-    by_name: dict[str, Counter[Role]] = defaultdict(Counter)
+    known: dict[str, list[Role]] = defaultdict(list)
     for name, role in marked:
-        by_name[name][role] += 1
-    return [Piece(p.name, p.duration_s, _likely(p.name, by_name)) for p in pieces]
-
-
-def _repeats(names: Sequence[str], pieces: Sequence[str]) -> bool:
-    return bool(pieces) and all(names[i % len(names)] == name for i, name in enumerate(pieces))
-
-
-def _likely(name: str, by_name: dict[str, Counter[Role]]) -> Role:
-    if name in by_name:
-        return by_name[name].most_common(1)[0][0]
-    return role_of_compiled(name) or "unattributed"
+        known[name].append(role)
+    met: Counter[str] = Counter()
+    found = []
+    for piece in pieces:
+        roles = known.get(piece.name) or [role_of_compiled(piece.name) or "unattributed"]
+        found.append(Piece(piece.name, piece.duration_s, roles[met[piece.name] % len(roles)]))
+        met[piece.name] += 1
+    return found
 
 
 def _profile(

@@ -141,10 +141,11 @@ def test_added_finds_the_steps_between_a_common_begin_and_end():
     assert added(["a", "b"], ["a", "b"]) == (2, 2)
 
 
-def test_without_a_common_order_names_decide_and_the_rest_is_unattributed():
-    marked = [("x", "projections"), ("x", "projections"), ("x", "copies"), ("y", "attention")]
-    pieces = [Piece("y", 1.0), Piece("x", 1.0), Piece("new", 1.0)]
-    assert [p.role for p in with_roles(pieces, marked)] == ["attention", "projections", "unattributed"]
+def test_pieces_of_one_name_have_its_roles_in_turn_and_unknown_names_none():
+    marked = [("x", "projections"), ("x", "lm_head"), ("y", "attention")]
+    names = ["x", "new", "x", "y", "x", "x", "y"]
+    roles = [p.role for p in with_roles([Piece(name, 1.0) for name in names], marked)]
+    assert roles == ["projections", "unattributed", "lm_head", "attention", "projections", "lm_head", "attention"]
 
 
 @pytest.mark.parametrize("kind", ["transformers", "graphed"])
