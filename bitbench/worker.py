@@ -11,6 +11,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
+from typing import Any
 
 from bitbench.engines.base import LoadedModel
 from bitbench.engines.registry import engine as find_engine
@@ -32,8 +33,11 @@ from bitbench.facts.messages import (
 from bitbench.facts.samples import Bandwidth, Memory, PromptSample
 from bitbench.facts.status import Status
 from bitbench.facts.workloads import parse_workload
+from bitbench.measure import profile
 from bitbench.measure.gaps import IncorrectOutput
+from bitbench.measure.matmul_rate import matmul_flops_per_s
 from bitbench.measure.memory import Meter, meter
+from bitbench.measure.node_gap import node_gap_s
 from bitbench.measure.session import Session
 from bitbench.methods.registry import parse_method
 
@@ -73,16 +77,39 @@ def measure(task: MeasureTask, send: Send) -> Finished:
     send(_loaded(session, task, load_s))
     token_check = session.run()
     assert (model.step_times_s() is None) == (engine.itl_clock == "host"), "the record would name the wrong clock"
-    peak = watched.peak_bytes()
-    names = model.device_kernel_names(session.prompt_ids(task.prompt_indices[0])) if task.process_index == 0 else ()
+    memory = _memory(model, watched, after_load, load_peak, watched.peak_bytes())
+    looked_into = _look_into(session, task, send)
     return Finished(
         status="ok",
         flags=() if session.stable else ("unstable",),
-        memory=_memory(model, watched, after_load, load_peak, peak),
+        memory=memory,
         token_check=token_check,
-        kernel_names=names,
         window_s=session.window_s,
+        **looked_into,
     )
+
+
+def _look_into(session: Session, task: MeasureTask, send: Send) -> dict[str, Any]:
+    """What kernels run and where the time goes: fields of Finished, found in the first process of a cell only.
+
+    It comes after everything was measured, so nothing that goes wrong here may cost the measurement.
+    """
+    if task.process_index or task.device == "fake":
+        return {}
+    model, ids = session.model, session.prompt_ids(task.prompt_indices[0])
+    names = profile.kernel_names(model, task.device, ids)
+    if not task.profile:
+        return {"kernel_names": names}
+    send(Progress(stage="profile", detail="where a step's time goes"))
+    try:
+        profiles = profile.take(model, task.device, ids)
+        gap = node_gap_s(task.device) if model.step_times_s() is not None else None
+    except Exception as error:  # noqa: BLE001 libraries raise anything; what was measured is kept
+        traceback.print_exc()
+        first = (str(error).strip().splitlines() or [""])[0]
+        profiles = profile.nothing(ids, f"the profiled pass failed: {type(error).__name__}: {first}")
+        gap = None
+    return {"kernel_names": names, "profiles": profiles, "node_gap_s": gap}
 
 
 def _loaded(session: Session, task: MeasureTask, load_s: float) -> Loaded:
@@ -134,7 +161,8 @@ def prepare(task: PrepareTask, send: Send) -> Finished:
 
 
 def bandwidth(task: BandwidthTask, send: Send) -> Finished:
-    """Measure read bandwidth."""
+    """Measure read bandwidth and the rate of matrix products."""
+    rate = None
     if task.device == "fake":
         from bitbench.engines.fake import BANDWIDTH_BYTES_PER_S
 
@@ -146,7 +174,8 @@ def bandwidth(task: BandwidthTask, send: Send) -> Finished:
         from bitbench.measure.bandwidth import measure as measure_bandwidth
 
         rows = measure_bandwidth(task.device, task.working_set_bytes, send)
-    send(BandwidthMeasured(bandwidths=rows))
+        rate = matmul_flops_per_s(task.device)
+    send(BandwidthMeasured(bandwidths=rows, matmul_flops_per_s=rate))
     return Finished(status="ok")
 
 

@@ -25,6 +25,7 @@ _STAGES = {
     "warmup": "warming up",
     "measure": "measuring",
     "bandwidth": "measuring read bandwidth",
+    "profile": "profiling",
 }
 
 

@@ -1,6 +1,7 @@
 """The protocol every engine answers. Its errors are those of `facts.errors`. Imports nothing heavy."""
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from typing import Literal, NamedTuple, Protocol
 
 from bitbench.facts.messages import Checkpoint
@@ -19,6 +20,16 @@ class Supported(NamedTuple):
 
     ok: bool
     reason: str = ""
+
+
+class Matrices(NamedTuple):
+    """The matrices that a step multiplies by: elements of those in the layers and of lm_head, and the latter's bytes as
+    stored.
+    """
+
+    layer_elements: int
+    head_elements: int
+    head_bytes: int
 
 
 class LoadedModel(Protocol):
@@ -74,10 +85,12 @@ class LoadedModel(Protocol):
     def kernels(self) -> KernelReport:
         """What really multiplies."""
 
-    def device_kernel_names(self, ids: Sequence[Sequence[int]]) -> tuple[str, ...]:
-        """Names of the device kernels of a few decode steps, costliest first; empty where there is no GPU.
+    def matrices(self) -> Matrices:
+        """How large the matrices are, whatever they are stored in."""
 
-        Runs a profiler, so it is called after the measured window.
+    def annotated(self) -> AbstractContextManager[None]:
+        """While it is open, generation runs module by module, nothing replayed from a graph or compiled, and each
+        module's work is an annotation `bitbench:ROLE` in torch's profiler (roles: measure/roles.py).
         """
 
     def dtype(self) -> str:

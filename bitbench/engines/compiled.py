@@ -2,7 +2,8 @@
 
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Literal
 
 from bitbench.engines import hf_loading
@@ -53,6 +54,17 @@ class CompiledModel(HuggingFaceModel):
         if output_len > 1 and self.num_compilations() == 0:
             raise Unsupported("transformers did not compile this model, so this would be the engine transformers")
         return new
+
+    @contextmanager
+    def annotated(self) -> Iterator[None]:
+        """Hooks on the modules, and nothing compiled: a compiled model has no modules."""
+        settings = self._model.generation_config
+        settings.disable_compile = True
+        try:
+            with super().annotated():
+                yield
+        finally:
+            settings.disable_compile = False
 
     def _empty_cache(self, batch_size: int, needed_len: int) -> None:
         """Empty the cache, or make a longer one, or one for another batch size."""

@@ -13,10 +13,11 @@ import resource
 import signal
 import time
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Literal
 
-from bitbench.engines.base import OnToken, Supported
+from bitbench.engines.base import Matrices, OnToken, Supported
 from bitbench.engines.memory_errors import memory_errors
 from bitbench.facts import costs
 from bitbench.facts.errors import LoadError
@@ -188,9 +189,15 @@ class FakeModel:
         """No kernel at all."""
         return KernelReport(name="fake", module_classes={"Fake": SHAPE.num_layers})
 
-    def device_kernel_names(self, ids: Sequence[Sequence[int]]) -> tuple[str, ...]:
-        """None."""
-        return ()
+    def matrices(self) -> Matrices:
+        """Of the shape."""
+        layer = sum(i * o for _, i, o in SHAPE.linear_shapes)
+        head = SHAPE.vocab_size * SHAPE.hidden_size
+        return Matrices(layer * SHAPE.num_layers, head, 2 * head)
+
+    def annotated(self) -> AbstractContextManager[None]:
+        """There are no modules."""
+        return nullcontext()
 
     def dtype(self) -> str:
         """As the method says."""

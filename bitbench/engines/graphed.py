@@ -3,7 +3,8 @@
 A decode step, argmax included, is captured once in a CUDA graph and repeated with one launch a token.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Literal
 
 from bitbench.engines import hf_loading
@@ -80,6 +81,16 @@ class GraphedModel(HuggingFaceModel):
         if not self._captured:
             return stepper, stepper.step
         return stepper, capture(stepper.step, self._device, self._known_wait)
+
+    @contextmanager
+    def annotated(self) -> Iterator[None]:
+        """Hooks on the modules, and the step as it is instead of its graph: the same kernels in the same order."""
+        captured, self._captured, self._ready = self._captured, False, None
+        try:
+            with super().annotated():
+                yield
+        finally:
+            self._captured, self._ready = captured, None
 
     def step_times_s(self) -> tuple[float, ...]:
         """The gaps between the tokens of the last generation, by CUDA events."""

@@ -6,9 +6,11 @@ Shared by the engines that differ only in who drives these modules.
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
-from bitbench.engines.base import OnToken
+from bitbench.engines.annotate import annotated
+from bitbench.engines.base import Matrices, OnToken
 from bitbench.engines.memory_errors import memory_errors
 from bitbench.engines.weights import unread_embedding_bytes, weights_bytes
 from bitbench.facts.samples import KernelReport
@@ -118,17 +120,20 @@ class HuggingFaceModel:
         first = counts.most_common(1)[0][0] if counts else "none"
         return KernelReport(name=_kernel_name(first, self._device), module_classes=dict(counts))
 
-    def device_kernel_names(self, ids: Sequence[Sequence[int]]) -> tuple[str, ...]:
-        """Kernels of a prefill and three decode steps by torch's profiler, costliest first."""
-        if self._device == "cpu":
-            return ()
-        from torch.profiler import ProfilerActivity, profile
+    def matrices(self) -> Matrices:
+        """From the modules that hold a matrix, whatever they store it in."""
+        head = self._model.get_output_embeddings()
+        sizes = {
+            module: int(module.in_features * module.out_features)
+            for module in self._model.modules()
+            if hasattr(module, "in_features") and hasattr(module, "out_features")
+        }
+        head_elements = sizes.pop(head, 0)
+        return Matrices(sum(sizes.values()), head_elements, weights_bytes(head))
 
-        with profile(activities=[ProfilerActivity.CUDA]) as profiler:
-            self.generate(ids, 4, None)
-            self.synchronize()
-        rows = sorted(profiler.key_averages(), key=lambda row: -row.self_device_time_total)
-        return tuple(row.key for row in rows if row.self_device_time_total > 0)
+    def annotated(self) -> AbstractContextManager[None]:
+        """Hooks on the modules."""
+        return annotated(self._model)
 
     def dtype(self) -> str:
         """float16 or bfloat16."""

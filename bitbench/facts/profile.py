@@ -55,7 +55,8 @@ class StageProfile(Frozen):
     `source`: `device` where kernel times come from the GPU, `operators` where they are CPU operators' own times,
     `none` where profiling was not permitted; `note` then says what is missing and why. `wall_s` is the step's time
     under the profiler, which slows the host: shares of a step are taken of the TPOT (TTFT) measured without it.
-    `busy_s` is the union of kernel intervals, so kernels that overlap count once; `roles` and `kernels` are sums.
+    `busy_s` is the union of kernel intervals, so kernels that overlap count once (on a CPU the operators' own times);
+    `roles` and `kernels` are sums.
     `kernels` holds the costliest, `num_kernels` counts all. `bytes_read` must be read in a step at the least, `flops`
     must be computed (two for a multiplication and its addition).
     """

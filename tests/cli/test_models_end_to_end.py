@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+from bitbench.results import store
 from tests.methods.hub_server import Hub, serving
 from tests.methods.models import tiny, write_model
 
@@ -53,6 +54,19 @@ def test_a_local_folder_runs_and_its_memory_is_told(tmp_path):
     )
     assert row["kv_cache_bytes"] and row["peak_memory_bytes"] and row["load_peak_bytes"]
     assert row["allocated_after_load_bytes"] > row["weights_bytes"]
+
+
+def test_the_first_process_of_a_row_is_profiled_unless_told_not_to(tmp_path):
+    write_model(tmp_path / "model", tiny())
+    several = ("--processes", "2", "--engine", "transformers", "--engine", "graphed")
+    assert bitbench(tmp_path, "run", "./model", *SHORT, *several).returncode == 0
+    records = [r for r in store.read([tmp_path / "r.jsonl"]).records if r.status == "ok"]
+    assert [len(r.profiles) for r in records] == [2, 0]
+    assert {p.stage: p.source for p in records[0].profiles} == {"decode": "operators", "prefill": "operators"}
+    assert records[0].matmul_flops_per_s > 1e9
+    (tmp_path / "r.jsonl").unlink()
+    assert bitbench(tmp_path, "run", "./model", *SHORT, "--no-profile").returncode == 0
+    assert [r.profiles for r in store.read([tmp_path / "r.jsonl"]).records] == [()]
 
 
 def header(path) -> int:
