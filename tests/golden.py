@@ -4,10 +4,13 @@ import json
 from pathlib import Path
 from typing import Any
 
+from bitbench.explain.experiments import experiments
+from bitbench.explain.rows import explain
+from bitbench.reports.explanation import explanation
 from bitbench.reports.table import table
 from bitbench.results.record import LINE, SCHEMA_VERSION
 from bitbench.results.summary import summarize
-from tests.factories import ending, h200
+from tests.factories import ending, explained_h200, h200
 
 DATA = Path(__file__).parent / "data"
 
@@ -33,7 +36,14 @@ def table_text() -> str:
     return table(summarize(h200(), [ending()]), 100).plain + "\n"
 
 
+def explanation_text() -> str:
+    """What `explain` says of it at 100 columns, with rows on `graphed` and LLM.int8() without its waits."""
+    rows = summarize(explained_h200())
+    return explanation(explain(rows), experiments(rows), 100).plain + "\n"
+
+
 if __name__ == "__main__":
     (DATA / f"schema-v{SCHEMA_VERSION}.json").write_text(schema_text())
     (DATA / f"records-v{SCHEMA_VERSION}.jsonl").write_text(records_text())
     (DATA / "table-100.txt").write_text(table_text())
+    (DATA / "explanation-100.txt").write_text(explanation_text())

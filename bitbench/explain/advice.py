@@ -67,8 +67,8 @@ def _cpu(found: Finding, row: CellSummary, rows: Sequence[CellSummary]) -> str:
     step = found.step
     if step.busy_s is None:
         return "a profile tells the matrix products from the rest (bitbench run --profile)"
-    if (step.idle_s or 0.0) > step.busy_s:
-        return "most time passes outside the operators: an engine with less Python for each operator"
+    if found.outside_operators:
+        return "most time passes outside the operators: an idle machine, or an engine with less Python per operator"
     return "most time passes in the operators: another dtype or kernel for this CPU, or more cores"
 
 

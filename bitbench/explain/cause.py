@@ -51,6 +51,11 @@ class Finding:
         """The step is repeated from a CUDA graph, so no host launches its kernels."""
         return self.step.node_gap_s is not None
 
+    @property
+    def outside_operators(self) -> bool:
+        """On a CPU: most of the step passes outside the operators."""
+        return self.step.on_cpu and (self.step.idle_s or 0.0) > thresholds.MOST * self.step.time_s
+
 
 def find(row: CellSummary, stage: Stage, rows: Sequence[CellSummary] = ()) -> Finding | None:
     """The verdict on a row's decode step or prefill. `rows` may hold the row without waits that tests the cause.

@@ -46,9 +46,9 @@ class Twin:
 def without_host(row: CellSummary, rows: Sequence[CellSummary]) -> tuple[Counterfactual, ...]:
     """The rows measured without the host, fastest first; where none ran, what the busy time alone would allow last.
 
-    Empty on a CPU, and where nothing is known.
+    Empty where nothing is known.
     """
-    if row.device == "cpu" or not row.tpot_s:
+    if not row.tpot_s:
         return ()
     found = [_measured(row, other) for other in rows if _only_engine_differs(row, other)]
     if not any(f.tokens_per_s for f in found) and row.gpu_busy_s:

@@ -96,7 +96,7 @@ def _projections(step: Step) -> list[str]:
         perfect = thresholds.MEMORY_LATENCY_S + size / bandwidth
         told.append(
             f"{role.role}: {_kernels(role.num_kernels)} of {units.memory(size)} and {units.duration(each)}, "
-            f"{units.percent(rate)} % of the bandwidth; without any delay but the memory's {units.duration(perfect)}"
+            f"{units.percent(rate)} % of the bandwidth; a perfect kernel of that size takes {units.duration(perfect)}"
         )
     if told and bandwidth:
         least = units.memory(thresholds.large_kernel_bytes(bandwidth))

@@ -83,8 +83,13 @@ def _compute(found: Finding) -> str:
 
 def _cpu(found: Finding) -> str:
     read = found.step.bytes_s
-    least = f", and reading them needs only {_percent(found, read)} of {_a(found)}" if read is not None else ""
-    return f"The CPU itself unpacks and multiplies the weights{least}: its computing sets this speed, not its memory."
+    least = f"; reading them needs only {_percent(found, read)} of {_a(found)}, so it is not the memory" if read else ""
+    if found.outside_operators:
+        return (
+            f"For {_idle(found)} of {_a(found)} the CPU is not in the model's operators but in the software around "
+            "them, or busy with other programs: that sets this speed, not the precision."
+        )
+    return f"The CPU itself unpacks and multiplies the weights, and that sets this speed{least}."
 
 
 def _mixed(found: Finding) -> str:

@@ -12,6 +12,7 @@ from bitbench.reports.groups import groups, headings
 from bitbench.reports.lines import DEFAULT_WIDTH, MIN_WIDTH, Lines
 
 _INDENT = "   "
+_LEAST_NAME = 16
 _SHADES = {
     "ceiling": ("█", "green"),
     "rest of GPU busy": ("▓", "yellow"),
@@ -53,8 +54,10 @@ def _row(lines: Lines, explained: Explained, label: str) -> None:
         for line in explained.decode.evidence:
             lines.wrapped(line, f"{_INDENT}- ")
     if kernels := why.kernels(explained):
-        room = lines.width - len(_INDENT) - why.KERNEL_COLUMNS_WIDTH
-        lines.columns(why.KERNEL_HEAD, [(why.shortened(name, room), *rest) for name, *rest in kernels], _INDENT)
+        room = max(_LEAST_NAME, lines.width - len(_INDENT) - why.KERNEL_COLUMNS_WIDTH)
+        lines.columns(
+            why.kernel_head(explained), [(why.shortened(name, room), *rest) for name, *rest in kernels], _INDENT
+        )
     if account := why.account_lines(explained):
         lines.wrapped(account, _INDENT)
         lines.columns(why.GAP_HEAD, why.gap_rows(explained), _INDENT)

@@ -37,7 +37,7 @@ def _row(explained: Explained, label: str) -> list[list[str]]:
     if explained.decode:
         blocks += [[escaped(explained.decode.sentence)], [f"- {escaped(line)}" for line in explained.decode.evidence]]
     if kernels := why.kernels(explained):
-        blocks.append(table_lines(why.KERNEL_HEAD, kernels))
+        blocks.append(table_lines(why.kernel_head(explained), kernels))
     if account := why.account_lines(explained):
         blocks += [[escaped(account)], table_lines(why.GAP_HEAD, why.gap_rows(explained)) if explained.gap else []]
     blocks.append([f"- **{name}**: {escaped(text)}" for name, text in why.conclusions(explained)])

@@ -9,13 +9,17 @@ from bitbench.explain.rows import Explained
 from bitbench.explain.step import Part, Step
 from bitbench.explain.verdict import Verdict
 from bitbench.facts.profile import Stage
+from bitbench.facts.status import Flag
 from bitbench.results import units
 from bitbench.results.summary import CellSummary
 
 NUM_KERNELS = 5
-KERNEL_HEAD = ("costliest kernels", "role", "launches", "us each", "ms", "% of step")
+_KERNEL_COLUMNS = ("role", "launches", "us each", "ms", "% of step")
 KERNEL_COLUMNS_WIDTH = 60
 """What the other columns of that table take, gaps included."""
+
+_DOUBTFUL: tuple[Flag, ...] = ("busy_host", "busy_device", "throttled", "unstable")
+"""Flags of a time that may not be the row's own."""
 
 GAP_HEAD = ("from the ceiling to this step, us", "kernels", "busy", "its bytes", "gap")
 
@@ -38,8 +42,14 @@ def part(of: Part, step: Step) -> str:
     return f"{of.name} {units.duration(of.seconds)}, {units.percent(step.share(of.seconds))} %"
 
 
+def kernel_head(explained: Explained) -> tuple[str, ...]:
+    """The head of the table of kernels; on a CPU of operators."""
+    on_cpu = explained.step is not None and explained.step.on_cpu
+    return (f"costliest {'operators' if on_cpu else 'kernels'}", *_KERNEL_COLUMNS)
+
+
 def kernels(explained: Explained) -> list[tuple[str, ...]]:
-    """The costliest kernels of a step, a row of KERNEL_HEAD each."""
+    """The costliest kernels of a step, a row of kernel_head each."""
     step = explained.step
     if step is None or step.profile is None:
         return []
@@ -107,20 +117,21 @@ def conclusions(explained: Explained) -> list[tuple[str, str]]:
     if explained.prefill and row.ttft_s:
         told.append(("prefill", _prefill(explained, explained.prefill, row.ttft_s)))
     told += [("profile", note) for note in notes(row)]
+    if doubts := [flag for flag in row.flags if flag in _DOUBTFUL]:
+        told.append(("beware", f"this row is marked {', '.join(doubts)}; bitbench show says what to do about it"))
     if explained.decode:
         told.append(("what to do", explained.decode.advice))
     return told
 
 
 def _without_host(of: Counterfactual) -> tuple[str, str]:
-    measured, estimated = "without the host", "GPU busy alone"
     if of.engine is None:
         most = f"would allow at most {units.significant(of.tokens_per_s)} tok/s, {units.ratio(of.speedup)} (estimate)"
-        return estimated, most
+        return "GPU busy alone", most
     if of.tokens_per_s is None:
-        return measured, f"engine {of.engine} could not run this: {of.reason}"
-    faster = f"{units.ratio(of.speedup)}{units.interval(of.interval)}"
-    return measured, f"{units.significant(of.tokens_per_s)} tok/s measured with engine {of.engine}, {faster}"
+        return f"engine {of.engine}", f"could not run this: {of.reason}"
+    faster = f"{units.ratio(of.speedup)}{units.interval(of.interval)} as fast"
+    return f"engine {of.engine}", f"{units.significant(of.tokens_per_s)} tok/s measured on the same weights, {faster}"
 
 
 def _prefill(explained: Explained, prefill: Verdict, ttft_s: float) -> str:

@@ -10,6 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from bitbench.results.record import Record
+from tests.factories import explained_h200, h200
+
 ROOT = Path(__file__).resolve().parents[2]
 FAKE = ("--engine", "fake", "--workload", "p16-n8", "--processes", "2", "--method", "fp16", "--method", "bnb-nf4")
 
@@ -44,7 +47,8 @@ JSON_KEYS = """model, method, scheme, engine, kernel, workload, batch_size, prom
 reason, flags, baseline, decode_tokens_per_s, decode_tokens_per_s_interval, interval_kind, spread_within, num_processes,
 num_samples, generate_tokens_per_s, prefill_tokens_per_s, ttft_s, tpot_s, itl_clock, weights_bytes,
 allocated_after_load_bytes, load_peak_bytes, peak_memory_bytes, kv_cache_bytes, energy_j_per_token, speedup,
-memory_saved, bytes_per_step, ceiling_tokens_per_s, mbu, checkpoint_hash"""
+memory_saved, bytes_per_step, ceiling_tokens_per_s, mbu, checkpoint_hash, verdict, prefill_verdict, gpu_busy, gpu_busy_s,
+num_kernels_per_step, num_syncs_per_step"""
 
 
 def test_json_rows_have_every_promised_key_and_agree_with_the_raw_samples(tmp_path):
@@ -94,6 +98,8 @@ def test_benchmark_py_is_run(tmp_path):
         (("run", "demo", "--out", "no/such/folder/r.jsonl"), "no folder"),
         (("show", "nothing.jsonl"), "there is no record file nothing.jsonl"),
         (("show", "nothing.jsonl", "--format", "xml"), "choose from table, markdown, csv, json"),
+        (("explain", "nothing.jsonl"), "there is no record file nothing.jsonl"),
+        (("explain", "nothing.jsonl", "--format", "xml"), "choose from text, markdown, json"),
         (("cache", "clear", "nonsense", "--yes"), "nonsense"),
     ],
 )
@@ -169,27 +175,68 @@ def test_catalogues_list_everything(tmp_path):
             assert word in done.stdout, (command, word)
 
 
+def test_explain_says_which_rows_lack_a_profile_and_shows_what_it_can(tmp_path):
+    write_records(tmp_path, h200())
+    done = bitbench("explain", "r.jsonl", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    (line,) = [line for line in done.stdout.splitlines() if line.startswith(" ! ")]
+    assert line.startswith(" ! no profile (bnb-int8, bnb-nf4, awq-int4:gemm, awq-int4:marlin)")
+    assert "fp16 (cuBLAS): launch_bound" in done.stdout and "bnb-nf4 (MatMul4Bit): no verdict" in done.stdout
+
+
+def test_explain_takes_cells_by_the_words_they_bear(tmp_path):
+    write_records(tmp_path, explained_h200())
+    done = bitbench("explain", "r.jsonl", "--cell", "fp16 graphed", "-c", "bnb-int8-t0", cwd=tmp_path)
+    titles = [line for line in done.stdout.splitlines() if " tok/s, " in line and line[1] != " "]
+    assert [title.split(":")[0] for title in titles] == [" bnb-int8-t0 (MatMul8bitLt)", " fp16 (cuBLAS)"]
+    wrong = bitbench("explain", "r.jsonl", "--cell", "fp17", cwd=tmp_path)
+    assert wrong.returncode == 2 and len(wrong.stderr.splitlines()) == 1
+    assert "no cell 'fp17': choose from 'fp16 transformers', 'bnb-nf4 transformers'" in wrong.stderr
+    assert "'fp16 graphed'" in wrong.stderr
+
+
+def test_explain_and_show_agree_in_json(tmp_path):
+    write_records(tmp_path, explained_h200())
+    explained = json.loads(bitbench("explain", "r.jsonl", "--format", "json", cwd=tmp_path).stdout)
+    shown = json.loads(bitbench("show", "r.jsonl", "--format", "json", cwd=tmp_path).stdout)
+    kinds = [row["decode"] and row["decode"]["kind"] for row in explained["rows"]]
+    assert kinds == [row["verdict"] for row in shown]
+    assert set(kinds) == {None, "launch_bound", "sync_bound", "small_kernel_bound"}
+    assert shown[0]["prefill_verdict"] == "launch_bound" and shown[1]["prefill_verdict"] is None
+    assert shown[0]["gpu_busy"] == pytest.approx(2.0e-3 / shown[0]["tpot_s"])
+    assert (shown[0]["gpu_busy_s"], shown[0]["num_kernels_per_step"], shown[0]["num_syncs_per_step"]) == (2e-3, 1000, 2)
+    assert shown[1]["gpu_busy"] is None
+    graphed = next(row for row in explained["rows"] if row["account"])
+    assert graphed["engine"] == "graphed" and graphed["account"]["holds"]
+    assert sum(graphed["bar"].values()) == pytest.approx(graphed["tpot_s"])
+
+
+def write_records(folder: Path, records: list[Record]) -> None:
+    (folder / "r.jsonl").write_text("".join(record.model_dump_json() + "\n" for record in records))
+
+
 def test_help_and_show_are_quick_and_import_no_torch(tmp_path):
     bitbench("run", "demo", *FAKE, "--out", "r.jsonl", cwd=tmp_path)
-    for limit_s, arguments in ((0.5, ("--help",)), (1.0, ("show", "r.jsonl"))):
+    for limit_s, arguments in ((0.5, ("--help",)), (1.0, ("show", "r.jsonl")), (1.0, ("explain", "r.jsonl"))):
         times = []
         for _ in range(5):
             began = time.monotonic()
             assert bitbench(*arguments, cwd=tmp_path).returncode == 0
             times.append(time.monotonic() - began)
         assert min(times) < limit_s, times
-    code = (
-        "import sys; from bitbench.cli import main\n"
-        "try: main(['show', 'r.jsonl'])\n"
-        "except SystemExit: pass\n"
-        "assert 'torch' not in sys.modules"
-    )
-    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    for command in ("show", "explain"):
+        code = (
+            "import sys; from bitbench.cli import main\n"
+            f"try: main(['{command}', 'r.jsonl'])\n"
+            "except SystemExit: pass\n"
+            "assert 'torch' not in sys.modules"
+        )
+        done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
 
 
 def test_every_command_has_help_with_examples():
-    for command in ("run", "show", "methods", "engines", "models", "doctor", "cache list", "cache clear"):
+    for command in ("run", "show", "explain", "methods", "engines", "models", "doctor", "cache list", "cache clear"):
         done = bitbench(*command.split(), "--help")
         assert done.returncode == 0
         assert "Examples" in done.stdout, command
