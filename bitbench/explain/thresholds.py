@@ -8,8 +8,9 @@ MOST = 0.5
 
 BANDWIDTH_SHARE = 0.6
 """Bytes per step / step / measured read bandwidth from which reading memory sets the speed. Decoders made for speed
-reach it and little more: gpt-fast in BF16 on an A100 1,397 GB/s of 1,935 (72%, its README), a Llama-1B megakernel
-78% of an H100's (Hazy Research, "No Bubbles", 2025).
+reach it and little more, of the datasheet's bandwidth: gpt-fast in BF16 on an A100-SXM-80GB 1,397 of 2,039 GB/s (69%,
+its README), a Llama-1B megakernel 78% of an H100's, where vLLM and SGLang, bound by their number of kernels, stay
+below 50% (Hazy Research, "Look Ma, No Bubbles!", 2025).
 """
 
 COMPUTE_SHARE = 0.5

@@ -47,8 +47,8 @@ JSON_KEYS = """model, method, scheme, engine, kernel, workload, batch_size, prom
 reason, flags, baseline, decode_tokens_per_s, decode_tokens_per_s_interval, interval_kind, spread_within, num_processes,
 num_samples, generate_tokens_per_s, prefill_tokens_per_s, ttft_s, tpot_s, itl_clock, weights_bytes,
 allocated_after_load_bytes, load_peak_bytes, peak_memory_bytes, kv_cache_bytes, energy_j_per_token, speedup,
-memory_saved, bytes_per_step, ceiling_tokens_per_s, mbu, checkpoint_hash, verdict, prefill_verdict, gpu_busy, gpu_busy_s,
-num_kernels_per_step, num_syncs_per_step"""
+memory_saved, bytes_per_step, ceiling_tokens_per_s, mbu, checkpoint_hash, verdict, prefill_verdict, gpu_busy,
+gpu_busy_s, num_kernels_per_step, num_syncs_per_step"""
 
 
 def test_json_rows_have_every_promised_key_and_agree_with_the_raw_samples(tmp_path):
