@@ -6,7 +6,7 @@ A process is one sample (design, measuring rule 2), so every interval here is ov
 
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -141,3 +141,9 @@ def percentile(values: Sequence[float], fraction: float) -> float | None:
     below = math.floor(position)
     above = min(below + 1, len(ordered) - 1)
     return ordered[below] + (ordered[above] - ordered[below]) * (position - below)
+
+
+def median_of_known(values: Iterable[float | None]) -> float | None:
+    """Median of those that are not None; None where none is."""
+    known = [v for v in values if v is not None]
+    return statistics.median(known) if known else None

@@ -21,7 +21,6 @@ _T = TypeVar("_T")
 TableKey = tuple[str, str, str, str, int, str]
 """Model, engine, workload, device, batch size, environment."""
 
-
 _CACHE_FLAG: dict[str, tuple[Flag, ...]] = {"no": (), "cache": ("beats_cache_ceiling",)}
 
 
@@ -109,15 +108,15 @@ class CellSummary:
         found = [p for p in self.profiles if p.stage == stage]
         return next((p for p in found if p.source != "none"), found[0] if found else None)
 
-    @property
-    def _on_gpu(self) -> StageProfile | None:
+    def _seen(self, figure: str) -> float | None:
+        """A figure of the decode step's profile; None where that is not of a GPU."""
         found = self.profile("decode")
-        return found if found and found.source == "device" else None
+        return getattr(found, figure) if found and found.source == "device" else None
 
     @property
     def gpu_busy_s(self) -> float | None:
         """Union of kernel intervals in a decode step, profiled."""
-        return self._on_gpu.busy_s if self._on_gpu else None
+        return self._seen("busy_s")
 
     @property
     def gpu_busy(self) -> float | None:
@@ -127,12 +126,12 @@ class CellSummary:
     @property
     def num_kernels_per_step(self) -> float | None:
         """Kernels launched in a decode step."""
-        return self._on_gpu.num_kernels if self._on_gpu else None
+        return self._seen("num_kernels")
 
     @property
     def num_syncs_per_step(self) -> float | None:
         """Times in a decode step that the host waits for the GPU."""
-        return self._on_gpu.num_syncs if self._on_gpu else None
+        return self._seen("num_syncs")
 
     @property
     def table_key(self) -> TableKey:
@@ -207,10 +206,10 @@ def _with_bytes(row: CellSummary, ok: Sequence[Record]) -> CellSummary:
         peak_memory_bytes=_greatest(m.peak_memory_bytes for m in memories),
         kv_cache_bytes=_whole(m.kv_cache_bytes for m in memories),
         bytes_per_step=_whole(r.bytes_per_step for r in ok),
-        bandwidth_bytes_per_s=_median(bandwidths),
+        bandwidth_bytes_per_s=stats.median_of_known(bandwidths),
         profiles=tuple(profile for r in ok for profile in r.profiles),
-        node_gap_s=_median(r.node_gap_s for r in ok),
-        matmul_flops_per_s=_median(r.matmul_flops_per_s for r in ok),
+        node_gap_s=stats.median_of_known(r.node_gap_s for r in ok),
+        matmul_flops_per_s=stats.median_of_known(r.matmul_flops_per_s for r in ok),
     )
 
 
@@ -292,13 +291,8 @@ def _distinct(items: Iterable[_T]) -> tuple[_T, ...]:
 
 
 def _whole(values: Iterable[int | None]) -> int | None:
-    known = [v for v in values if v is not None]
-    return int(statistics.median(known)) if known else None
-
-
-def _median(values: Iterable[float | None]) -> float | None:
-    known = [v for v in values if v is not None]
-    return statistics.median(known) if known else None
+    found = stats.median_of_known(values)
+    return None if found is None else int(found)
 
 
 def _greatest(values: Iterable[int | None]) -> int | None:

@@ -6,7 +6,7 @@ import pytest
 from bitbench.facts.samples import PowerSample
 from bitbench.results.stats import Interval
 from bitbench.results.summary import CellSummary, summarize
-from tests.factories import ENVIRONMENT, ending, h200, processes, record, sample
+from tests.factories import ENVIRONMENT, ending, h200, processes, profile, record, sample
 
 SPEEDS = ("decode_tokens_per_s", "tpot_s", "ttft_s", "generate_tokens_per_s", "prefill_tokens_per_s", "mbu", "speedup")
 
@@ -167,3 +167,19 @@ def test_the_first_h200_table() -> None:
     assert rows[0].ending == ending()
     assert rows[1].speedup == pytest.approx(0.0175 / 0.061)
     assert rows[1].memory_saved == pytest.approx(1 - 631 / 988)
+
+
+def test_a_profile_is_that_of_the_first_process_that_could_be_profiled() -> None:
+    refused = profile(source="none", busy_s=None, note="not permitted")
+    taken = profile(busy_s=2e-3)
+    row = _only([record(profiles=(refused,)), record(process=1, profiles=(taken,)), record(process=2)])
+    assert row.profile("decode") == taken and row.profile("prefill") is None
+    assert row.gpu_busy == pytest.approx(0.2)
+    assert (row.gpu_busy_s, row.num_kernels_per_step, row.num_syncs_per_step) == (2e-3, 1000, 2)
+    assert _only([record(profiles=(refused,))]).profile("decode") == refused
+
+
+def test_only_a_gpu_is_called_busy() -> None:
+    row = _only([record(profiles=(profile(source="operators"),), where={"device": "cpu"})])
+    assert row.gpu_busy is row.gpu_busy_s is row.num_kernels_per_step is row.num_syncs_per_step is None
+    assert _only([record()]).gpu_busy is None
