@@ -1,0 +1,152 @@
+"""Weight matrices as they are stored, each able to say what its numbers mean.
+
+Rows are outputs in all of them, so that projections that read the same vector are stacked into one matrix.
+Shapes: O outputs, I inputs, G groups of inputs, P = I / 2 bytes of two 4-bit numbers.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+
+class Matrix(Protocol):
+    """A matrix [O, I] that multiplies a vector of I numbers."""
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(outputs, inputs)."""
+
+    @property
+    def num_bytes(self) -> int:
+        """As stored, scales and zero points included."""
+
+    def dequantized(self) -> Any:
+        """float32 [O, I]: exactly what the stored numbers mean."""
+
+    def rows(self, index_N: Any) -> Any:
+        """float32 [N, I]: some rows, as an embedding looks them up."""
+
+
+@dataclass(frozen=True, slots=True)
+class Dense:
+    """16 bits a weight."""
+
+    weight_OI: Any
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(outputs, inputs)."""
+        return (self.weight_OI.shape[0], self.weight_OI.shape[1])
+
+    @property
+    def num_bytes(self) -> int:
+        """Two a weight."""
+        return int(self.weight_OI.nbytes)
+
+    def dequantized(self) -> Any:
+        """The weights themselves."""
+        return self.weight_OI.float()
+
+    def rows(self, index_N: Any) -> Any:
+        """The rows themselves."""
+        return self.weight_OI[index_N].float()
+
+
+@dataclass(frozen=True, slots=True)
+class Int8Rows:
+    """8 bits a weight and one scale a row: weight = q x scale, q from -127 to 127 (W8A16)."""
+
+    q_OI: Any
+    scale_O: Any
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(outputs, inputs)."""
+        return (self.q_OI.shape[0], self.q_OI.shape[1])
+
+    @property
+    def num_bytes(self) -> int:
+        """One a weight and four a row."""
+        return int(self.q_OI.nbytes + self.scale_O.nbytes)
+
+    def dequantized(self) -> Any:
+        """q x scale."""
+        return self.q_OI.float() * self.scale_O[:, None]
+
+    def rows(self, index_N: Any) -> Any:
+        """q x scale of some rows."""
+        return self.q_OI[index_N].float() * self.scale_O[index_N, None]
+
+
+@dataclass(frozen=True, slots=True)
+class Int4Groups:
+    """4 bits a weight, a scale and a zero point for each group of inputs: weight = (q - zero) x scale, q from 0 to 15.
+
+    `q_OP` holds two neighbouring inputs in a byte, the first in the low half.
+    """
+
+    q_OP: Any
+    scale_OG: Any
+    zero_OG: Any
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(outputs, inputs)."""
+        return (self.q_OP.shape[0], 2 * self.q_OP.shape[1])
+
+    @property
+    def group_size(self) -> int:
+        """Inputs that share a scale."""
+        return int(self.shape[1] // self.scale_OG.shape[1])
+
+    @property
+    def num_bytes(self) -> int:
+        """Half a byte a weight; two bytes of scale and half a one of zero point for each group."""
+        return int(self.q_OP.nbytes + self.scale_OG.nbytes + self.zero_OG.nbytes // 2)
+
+    def dequantized(self) -> Any:
+        """(q - zero) x scale."""
+        return self._meaning(self.q_OP, self.scale_OG, self.zero_OG)
+
+    def rows(self, index_N: Any) -> Any:
+        """(q - zero) x scale of some rows."""
+        return self._meaning(self.q_OP[index_N], self.scale_OG[index_N], self.zero_OG[index_N])
+
+    def _meaning(self, q_NP: Any, scale_NG: Any, zero_NG: Any) -> Any:
+        import torch
+
+        q_NGK = torch.stack((q_NP & 15, q_NP >> 4), dim=-1).reshape(q_NP.shape[0], scale_NG.shape[1], -1).float()
+        return ((q_NGK - zero_NG.float()[..., None]) * scale_NG.float()[..., None]).reshape(q_NP.shape[0], -1)
+
+
+def int8_rows(weight_OI: Any) -> Int8Rows:
+    """Round to nearest with one scale a row, the row's largest magnitude over 127."""
+    w_OI = weight_OI.float()
+    # A row of zeros has any scale.
+    scale_O = (w_OI.abs().amax(dim=1) / 127).clamp(min=2.0**-126)
+    import torch
+
+    return Int8Rows((w_OI / scale_O[:, None]).round_().clamp_(-127, 127).to(torch.int8), scale_O)
+
+
+def int4_groups(q_OI: Any, scale_OG: Any, zero_OG: Any) -> Int4Groups:
+    """Pack integers 0 to 15."""
+    import torch
+
+    q_OI = q_OI.to(torch.uint8)
+    return Int4Groups(q_OI[:, 0::2] | (q_OI[:, 1::2] << 4), scale_OG.contiguous(), zero_OG.to(torch.uint8).contiguous())
+
+
+def stacked(parts: Sequence[Matrix]) -> Matrix:
+    """The parts one below the other; they must be stored alike."""
+    import torch
+
+    first = parts[0]
+    if isinstance(first, Dense):
+        return Dense(torch.cat([p.weight_OI for p in parts if isinstance(p, Dense)]))
+    if isinstance(first, Int8Rows):
+        rows = [p for p in parts if isinstance(p, Int8Rows)]
+        return Int8Rows(torch.cat([p.q_OI for p in rows]), torch.cat([p.scale_O for p in rows]))
+    groups = [p for p in parts if isinstance(p, Int4Groups)]
+    assert len(groups) == len(parts), "matrices stored in different ways cannot be stacked"
+    return Int4Groups(*(torch.cat([getattr(p, name) for p in groups]) for name in ("q_OP", "scale_OG", "zero_OG")))
