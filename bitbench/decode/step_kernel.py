@@ -139,6 +139,10 @@ class StepKernel:
         found: list[int] = self._buffers["output"][first : first + count].tolist()
         return found
 
+    def kv_cache_bytes(self) -> int:
+        """Keys and values, as allocated."""
+        return int(self.cache.keys.nbytes + self.cache.values.nbytes)
+
     def logits(self) -> Any:
         """float32 logits [vocab] of the last step."""
         return self._buffers["logits"]

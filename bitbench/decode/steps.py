@@ -1,0 +1,64 @@
+"""Greedy decoding step by step: what an engine drives. `StepKernel` answers this too, in one kernel a step."""
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from bitbench.decode.config import DecoderConfig
+from bitbench.decode.forward import Forward, new_cache
+
+
+class Steps(Protocol):
+    """One sequence: `start` reads a prompt and chooses its first token, each `step` chooses one more."""
+
+    room: int
+
+    def start(self, ids: Sequence[int]) -> None:
+        """Read the prompt."""
+
+    def step(self) -> None:
+        """One more token; the host need not wait for it. The caller sees to it that there is room."""
+
+    def tokens(self, first: int, count: int) -> list[int]:
+        """The tokens chosen for these positions. Waits for the device."""
+
+    def kv_cache_bytes(self) -> int:
+        """Keys and values, as allocated."""
+
+
+class PlainSteps:
+    """The plain forward, a token at a time, on any device."""
+
+    def __init__(self, config: DecoderConfig, forward: Forward, dtype: Any, device: str, room: int) -> None:
+        import torch
+
+        self.room = room
+        self._forward, self._device = forward, device
+        self._cache = new_cache(config, 1, room, dtype, device)
+        self._output = torch.zeros(room + 1, dtype=torch.long, device=device)
+
+    def start(self, ids: Sequence[int]) -> None:
+        """Read the prompt."""
+        import torch
+
+        self._cache.length = 0
+        self._append(torch.tensor([list(ids)], device=self._device))
+
+    def step(self) -> None:
+        """One more token."""
+        self._append(self._output[self._cache.length].reshape(1, 1))
+
+    def _append(self, ids_1S: Any) -> None:
+        import torch
+
+        with torch.inference_mode():
+            logits = self._forward.logits(ids_1S, self._cache)
+            self._output[self._cache.length] = logits[0, -1].argmax()
+
+    def tokens(self, first: int, count: int) -> list[int]:
+        """The tokens chosen for these positions."""
+        found: list[int] = self._output[first : first + count].tolist()
+        return found
+
+    def kv_cache_bytes(self) -> int:
+        """Keys and values, as allocated."""
+        return int(self._cache.keys.nbytes + self._cache.values.nbytes)

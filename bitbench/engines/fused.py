@@ -1,0 +1,191 @@
+"""Our own decoder: what a precision is worth when nothing is wasted."""
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any, Literal
+
+import bitbench.decode.decoder as decoders
+from bitbench.decode.matrix import Int4Groups
+from bitbench.decode.steps import Steps
+from bitbench.engines.base import Matrices, OnToken, Supported
+from bitbench.engines.memory_errors import memory_errors
+from bitbench.engines.packages import missing_packages
+from bitbench.engines.step_clock import StepClock
+from bitbench.facts.errors import Unsupported
+from bitbench.facts.messages import Checkpoint
+from bitbench.facts.samples import KernelReport
+from bitbench.methods.registry import MethodChoice
+
+# A cache that grows in such steps is seldom made anew.
+_ROOM_STEP = 256
+MakeSteps = Callable[[decoders.Decoder, int], Steps]
+
+
+class FusedModel:
+    """A loaded decoder at batch 1. `make_steps` makes what takes steps, for a number of positions."""
+
+    def __init__(self, decoder: decoders.Decoder, tokenizer: Any, make_steps: MakeSteps) -> None:
+        import time
+
+        self.clock: Callable[[], float] = time.monotonic
+        self._decoder, self._tokenizer, self._make_steps = decoder, tokenizer, make_steps
+        self._steps: Steps | None = None
+        self._clock = StepClock(decoder.device)
+
+    def encode(self, text: str) -> list[int] | None:
+        """Token ids under the chat template; None without a tokenizer."""
+        if self._tokenizer is None:
+            return None
+        messages = [{"role": "user", "content": text}]
+        if self._tokenizer.chat_template is None:
+            return list(self._tokenizer(text)["input_ids"])
+        return list(
+            self._tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=True)["input_ids"]
+        )
+
+    def generate(self, ids: Sequence[Sequence[int]], output_len: int, on_token: OnToken | None) -> list[list[int]]:
+        """Greedy continuation, [1][output_len]; `on_token` hears of the first token only.
+
+        Raises Unsupported for a larger batch, or OutOfMemory.
+        """
+        if len(ids) != 1:
+            raise Unsupported(f"the engine fused decodes one sequence at a time, not {len(ids)}")
+        prompt = ids[0]
+        with memory_errors("generating"):
+            steps = self._prepared(len(prompt) + output_len)
+            steps.start(prompt)
+            self.synchronize()
+            if on_token:
+                on_token()
+            self._clock.restart()
+            self._clock.mark()
+            for _ in range(output_len - 1):
+                steps.step()
+                self._clock.mark()
+            return [steps.tokens(len(prompt), output_len)]
+
+    def _prepared(self, room: int) -> Steps:
+        if self._steps is None or self._steps.room < room:
+            self._steps = None  # the old cache is freed first
+            rounded = min(-(-room // _ROOM_STEP) * _ROOM_STEP, self.context_len())
+            self._steps = self._make_steps(self._decoder, rounded)
+        return self._steps
+
+    def step_times_s(self) -> tuple[float, ...]:
+        """The gaps between the tokens of the last generation, by CUDA events."""
+        return self._clock.gaps_s()
+
+    def top_gaps(self, ids: Sequence[int], num_last: int) -> list[float]:
+        """By the plain decoder over all ids at once, in standard deviations of each position's logits."""
+        import torch
+
+        with torch.inference_mode(), memory_errors("checking tokens"):
+            logits = self._decoder.logits(ids[:-1], num_last)
+            last = torch.tensor(list(ids)[-num_last:], device=logits.device)
+            chosen = logits.gather(1, last[:, None])[:, 0]
+            gaps: list[float] = ((logits.max(dim=1).values - chosen) / logits.std(dim=1)).tolist()
+        return gaps
+
+    def synchronize(self) -> None:
+        """Wait for the whole device, all streams."""
+        if self._decoder.device != "cpu":
+            import torch
+
+            torch.cuda.synchronize(self._decoder.device)
+
+    def weights_bytes(self) -> int:
+        """Each matrix once, as a step reads it."""
+        return self._decoder.forward.weights.num_bytes
+
+    def unread_embedding_bytes(self) -> int:
+        """The input embedding where it is untied."""
+        weights = self._decoder.forward.weights
+        return 0 if weights.embedding is weights.head else weights.embedding.num_bytes
+
+    def kv_bytes_per_token(self) -> int:
+        """Keys and values of one token in all layers."""
+        config = self._decoder.config
+        return int(2 * config.num_layers * config.kv_size * self._decoder.dtype.itemsize)
+
+    def kv_cache_bytes(self) -> int:
+        """As allocated for the longest sequence so far."""
+        return self._steps.kv_cache_bytes() if self._steps else 0
+
+    def vocab_size(self) -> int:
+        """Ids the model knows."""
+        return self._decoder.config.vocab_size
+
+    def context_len(self) -> int:
+        """max_position_embeddings."""
+        return self._decoder.config.context_len
+
+    def kernels(self) -> KernelReport:
+        """What takes the steps, and how the layers' matrices are stored."""
+        matrix = self._decoder.forward.weights.layers[0].qkv
+        count = 4 * self._decoder.config.num_layers
+        name = "step kernel" if self._decoder.device != "cpu" else "plain"
+        return KernelReport(name=name, module_classes={type(matrix).__name__: count})
+
+    def matrices(self) -> Matrices:
+        """From the weights."""
+        weights = self._decoder.forward.weights
+        shapes = [m.shape for layer in weights.layers for m in (layer.qkv, layer.o, layer.gate_up, layer.down)]
+        head = weights.head.shape
+        return Matrices(sum(o * i for o, i in shapes), head[0] * head[1], weights.head.num_bytes)
+
+    def annotated(self) -> AbstractContextManager[None]:
+        """One kernel does everything: there are no modules to mark."""
+        return nullcontext()
+
+    def dtype(self) -> str:
+        """float16 or bfloat16."""
+        return str(self._decoder.dtype).removeprefix("torch.")
+
+
+def _step_kernel(decoder: decoders.Decoder, room: int) -> Steps:
+    from bitbench.decode.step_kernel import StepKernel
+
+    return StepKernel(decoder.config, decoder.forward, decoder.device, room)
+
+
+class FusedEngine:
+    """Our own decoder."""
+
+    name = "fused"
+    summary = "our own decoder: a whole step as one kernel, weights streamed ahead of it; NVIDIA GPUs from sm_90"
+    needs = ("torch", "transformers")
+    itl_clock: Literal["host", "device"] = "device"
+
+    def supports(self, choice: MethodChoice, device: str) -> Supported:
+        """A CUDA device and a method it stores; whether the GPU and the model fit, loading says."""
+        if not device.startswith("cuda"):
+            return Supported(False, "the engine fused needs a CUDA device: use the engine transformers here")
+        if choice.kernel:
+            return Supported(False, f"the engine fused has kernels of its own: ask for {choice.method.name}")
+        if choice.method.name not in ("fp16", "awq-int4"):
+            return Supported(False, f"the engine fused runs fp16 and awq-int4, not {choice.method.name}")
+        return missing_packages(self.needs)
+
+    def load(self, checkpoint: Checkpoint, choice: MethodChoice, device: str, trust_remote_code: bool) -> FusedModel:
+        """Load with our own reader. Raises LoadError, Unsupported or OutOfMemory."""
+        import torch
+
+        with memory_errors("loading"):
+            decoder = decoders.load(Path(checkpoint.path), choice.method.name, device)
+            stored_in_4_bits = isinstance(decoder.forward.weights.layers[0].qkv, Int4Groups)
+            assert stored_in_4_bits == (choice.method.family == "awq")
+            from bitbench.decode.step_kernel import check
+
+            check(decoder.config, torch.cuda.get_device_capability(device))
+            tokenizer = _tokenizer(checkpoint, trust_remote_code)
+        return FusedModel(decoder, tokenizer, _step_kernel)
+
+
+def _tokenizer(checkpoint: Checkpoint, trust_remote_code: bool) -> Any:
+    from bitbench.engines import hf_loading
+
+    return hf_loading.tokenizer(checkpoint, trust_remote_code)
+
+
+ENGINE = FusedEngine
