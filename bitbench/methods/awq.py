@@ -14,6 +14,7 @@ from bitbench.facts.models import ModelShape
 from bitbench.methods import calibration
 from bitbench.methods.content_hash import content_hash
 
+NAME = "awq"
 BITS = 4
 GROUP_SIZES = (128, 64, 32)
 # Measured on two cores: 135M parameters in 150 s, nearly all of it proportional to parameters times calibration tokens.
@@ -30,7 +31,7 @@ def group_size_for(shape: ModelShape) -> int:
     for size in GROUP_SIZES:
         if all(in_features % size == 0 for _, in_features, _ in shape.linear_shapes):
             return size
-    raise LoadError(f"{shape.title} cannot be quantized by AWQ: no group of {GROUP_SIZES} weights divides its matrices")
+    raise LoadError(f"{shape.title} cannot be stored in 4 bits: no group of {GROUP_SIZES} weights divides its matrices")
 
 
 def recipe(source_hash: str, group_size: int, device: str) -> str:
@@ -41,8 +42,14 @@ def recipe(source_hash: str, group_size: int, device: str) -> str:
     )
 
 
-def estimated_s(shape: ModelShape, device: str) -> float:
-    """A guess of the time it takes, in seconds."""
+def work(shape: ModelShape | None, device: str) -> str:
+    """One line of what quantizing takes; without a time where the sizes are not known."""
+    if shape is None:
+        return "quantize with gptqmodel"
+    return f"quantize with gptqmodel, about {max(1, round(_estimated_s(shape, device) / 60))} minutes"
+
+
+def _estimated_s(shape: ModelShape, device: str) -> float:
     if device != "cpu":
         return _GPU_S_PER_LAYER * shape.num_layers
     used = calibration.amount(device)

@@ -16,11 +16,14 @@ from bitbench.methods import awq, cache, demo, hub, shape_checkpoint
 from bitbench.methods import folder as model_folder
 from bitbench.methods.content_hash import content_hash, text_hash
 from bitbench.methods.folder import ModelFolder
+from bitbench.methods.quantizers import QUANTIZERS
 from bitbench.methods.registry import METHODS
 
 Report = Callable[[Progress], None]
-# A rough share of the 16-bit size for what AWQ stores of an architecture whose sizes are not known.
-_AWQ_SHARE = 0.6
+# The method that a checkpoint published as AWQ belongs to.
+_AWQ = "awq-int4"
+# A rough share of the 16-bit size for what AWQ's storage takes of an architecture whose sizes are not known.
+_INT4_SHARE = 0.6
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,9 +67,12 @@ def _title(model: ModelRef) -> str:
 
 def prepare(task: PrepareTask, progress: Report) -> Checkpoint:
     """Make sure that the checkpoint of `task.method` is on disk. Raises LoadError in one line."""
-    if METHODS[task.method].family == "awq":
-        return _prepare_awq(task, progress)
-    return _prepare_16bit(task, progress)
+    if not METHODS[task.method].has_own_checkpoint:
+        return _prepare_16bit(task, progress)
+    if task.model.kind == "shape":
+        return _prepare_int4_shape(task.model.name, progress)
+    ready = _awq_as_it_is(task, progress) if task.method == _AWQ and task.model.kind != "demo" else None
+    return ready or _quantized(task, _prepare_16bit(task, progress), progress)
 
 
 def _prepare_16bit(task: PrepareTask, progress: Report) -> Checkpoint:
@@ -87,39 +93,45 @@ def _prepare_16bit(task: PrepareTask, progress: Report) -> Checkpoint:
     return _as_it_is(task, found, origin, progress)
 
 
-def _prepare_awq(task: PrepareTask, progress: Report) -> Checkpoint:
-    model = task.model
-    if model.kind == "shape":
-        shape = SHAPES[model.name]
-        size = awq.group_size_for(shape)
-        name, recipe = f"shape-{model.name}-awq-g{size}", shape_checkpoint.recipe(shape, size)
-        needed = shape_checkpoint.num_bytes(shape, size)
-        return _cached(
-            cache.get_or_make(name, recipe, needed, lambda path: shape_checkpoint.make_awq(shape, size, path, progress))
+def _prepare_int4_shape(name: str, progress: Report) -> Checkpoint:
+    """One entry for all methods in AWQ's storage: random weights leave calibration nothing to find."""
+    shape = SHAPES[name]
+    size = awq.group_size_for(shape)
+    recipe, needed = shape_checkpoint.recipe(shape, size), shape_checkpoint.num_bytes(shape, size)
+    return _cached(
+        cache.get_or_make(
+            f"shape-{name}-awq-g{size}",
+            recipe,
+            needed,
+            lambda path: shape_checkpoint.make_awq(shape, size, path, progress),
         )
-    if model.kind != "demo":
-        published = _published_awq(task)
-        found, origin = _find_folder(task, published or model.name, progress)
-        if found.quantization:
-            _check_awq(published or model.name, found)
-            return _as_it_is(task, found, origin, progress)
-    return _quantized(task, _prepare_16bit(task, progress), progress)
+    )
+
+
+def _awq_as_it_is(task: PrepareTask, progress: Report) -> Checkpoint | None:
+    """The AWQ checkpoint that the model is, or that its maker publishes; None where there is none."""
+    name = _published_awq(task) or task.model.name
+    found, origin = _find_folder(task, name, progress)
+    if not found.quantization:
+        return None
+    _check_awq(name, found)
+    return _as_it_is(task, found, origin, progress)
 
 
 def _quantized(task: PrepareTask, source: Checkpoint, progress: Report) -> Checkpoint:
-    """The AWQ checkpoint of a 16-bit one by gptqmodel."""
+    """The method's checkpoint, made of a 16-bit one."""
     shape = model_folder.shape_of(model_folder.read_config(Path(source.path)), source.title)
     if shape is None:
         raise LoadError(
-            f"{source.title} cannot be quantized to AWQ here: only Llama, Mistral, Qwen2 and Qwen3 models can"
+            f"{source.title} cannot be quantized to {task.method} here: only Llama, Mistral, Qwen2 and Qwen3 models can"
         )
-    size = awq.group_size_for(shape)
-    recipe = awq.recipe(source.content_hash, size, task.device)
+    size, quantizer = awq.group_size_for(shape), QUANTIZERS[task.method]
+    recipe = quantizer.recipe(source.content_hash, size, task.device)
     entry = cache.get_or_make(
-        _awq_name(task.model, recipe),
+        _entry_name(task, recipe),
         recipe,
         costs.weights_bytes(shape, w4a16(size)),
-        lambda path: awq.quantize(
+        lambda path: quantizer.quantize(
             source,
             group_size=size,
             num_layers=shape.num_layers,
@@ -132,9 +144,9 @@ def _quantized(task: PrepareTask, source: Checkpoint, progress: Report) -> Check
     return _cached(entry)
 
 
-def _awq_name(model: ModelRef, recipe: str) -> str:
-    stem = "".join(c if c.isalnum() or c in "._-" else "-" for c in _title(model)).strip(".")
-    return f"{stem or 'model'}-awq-{text_hash(recipe)[:10]}"
+def _entry_name(task: PrepareTask, recipe: str) -> str:
+    stem = "".join(c if c.isalnum() or c in "._-" else "-" for c in _title(task.model)).strip(".")
+    return f"{stem or 'model'}-{QUANTIZERS[task.method].NAME}-{text_hash(recipe)[:10]}"
 
 
 def _cached(entry: cache.Entry) -> Checkpoint:
@@ -211,49 +223,49 @@ def plan(model: ModelRef, method: str, device: str, quantize: bool = False) -> C
     A model that can't be used is no error here: `work` says why, and `prepare` raises it.
     """
     task = PrepareTask(model=model, method=method, device=device, quantize=quantize)
-    is_awq = METHODS[method].family == "awq"
+    stored = METHODS[method].has_own_checkpoint
     try:
         if model.kind == "shape":
-            return _plan_shape(SHAPES[model.name], model.name, is_awq)
+            return _plan_shape(SHAPES[model.name], model.name, stored)
         if model.kind == "demo":
-            return _plan_demo(task, is_awq)
-        return _plan_folder(task, is_awq)
+            return _plan_demo(task, stored)
+        return _plan_folder(task, stored)
     except LoadError as error:
         return CheckpointPlan(False, None, None, f"fails: {error}")
 
 
-def _plan_shape(shape: ModelShape, name: str, is_awq: bool) -> CheckpointPlan:
-    size = awq.group_size_for(shape) if is_awq else 0
-    suffix = f"awq-g{size}" if is_awq else "fp16"
+def _plan_shape(shape: ModelShape, name: str, stored: bool) -> CheckpointPlan:
+    size = awq.group_size_for(shape) if stored else 0
+    suffix = f"awq-g{size}" if stored else "fp16"
     if cache.find(f"shape-{name}-{suffix}", shape_checkpoint.recipe(shape, size)):
         return _READY
-    work = "write random weights" + (" rounded to AWQ's storage" if is_awq else "")
+    work = "write random weights" + (" rounded to AWQ's storage" if stored else "")
     return CheckpointPlan(False, 0, shape_checkpoint.num_bytes(shape, size), work)
 
 
-def _plan_demo(task: PrepareTask, is_awq: bool) -> CheckpointPlan:
+def _plan_demo(task: PrepareTask, stored: bool) -> CheckpointPlan:
     entry = cache.find(demo.NAME, demo.recipe())
     first = _READY if entry else CheckpointPlan(False, 0, demo.NUM_BYTES, "turn the demo into 16 bit, about 30 s")
-    return _plan_quantizing(task, first, entry.content_hash if entry else None, demo.SHAPE) if is_awq else first
+    return _plan_quantizing(task, first, entry.content_hash if entry else None, demo.SHAPE) if stored else first
 
 
-def _plan_folder(task: PrepareTask, is_awq: bool) -> CheckpointPlan:
-    if task.model.kind == "hub" and is_awq and (published := _published_awq(task)):
+def _plan_folder(task: PrepareTask, stored: bool) -> CheckpointPlan:
+    if task.method == _AWQ and (published := _published_awq(task)):
         return _plan_hub(published)
     if task.model.kind == "hub" and not (found := _whole_snapshot(task.model.name, True, True)):
         first = _plan_hub(task.model.name)
-        return _plan_quantizing(task, first, None, model_shape(task.model)) if is_awq else first
+        return _plan_quantizing(task, first, None, model_shape(task.model)) if stored else first
     if task.model.kind == "folder":
         found = _find_folder(task, task.model.name, lambda _: None)[0]
     assert found
     if found.quantization:
-        if not is_awq:
+        if task.method != _AWQ:
             raise LoadError(_already_quantized(task.model.name, found))
         _check_awq(task.model.name, found)
         return _READY
-    return (
-        _plan_quantizing(task, _READY, content_hash(found.hashed_files), model_shape(task.model)) if is_awq else _READY
-    )
+    if not stored:
+        return _READY
+    return _plan_quantizing(task, _READY, content_hash(found.hashed_files), model_shape(task.model))
 
 
 def _plan_hub(repo: str) -> CheckpointPlan:
@@ -266,19 +278,19 @@ def _plan_hub(repo: str) -> CheckpointPlan:
 def _plan_quantizing(
     task: PrepareTask, first: CheckpointPlan, source_hash: str | None, shape: ModelShape | None
 ) -> CheckpointPlan:
-    """Quantizing by gptqmodel, after what `first` says. `source_hash` None: the 16-bit checkpoint is not there yet."""
+    """Quantizing, after what `first` says. `source_hash` None: the 16-bit checkpoint is not there yet."""
+    quantizer = QUANTIZERS[task.method]
+    work = _then(first, quantizer.work(shape, task.device))
     if shape is None:
-        size = int((first.disk_bytes or 0) * (1 + _AWQ_SHARE)) or None
-        return CheckpointPlan(False, first.download_bytes, size, _then(first, "quantize with gptqmodel"))
+        size = int((first.disk_bytes or 0) * (1 + _INT4_SHARE)) or None
+        return CheckpointPlan(False, first.download_bytes, size, work)
     group_size = awq.group_size_for(shape)
     if source_hash:
-        recipe = awq.recipe(source_hash, group_size, task.device)
-        if cache.find(_awq_name(task.model, recipe), recipe):
+        recipe = quantizer.recipe(source_hash, group_size, task.device)
+        if cache.find(_entry_name(task, recipe), recipe):
             return _READY
-    seconds = awq.estimated_s(shape, task.device)
-    work = f"quantize with gptqmodel, about {max(1, round(seconds / 60))} minutes"
     disk = (first.disk_bytes or 0) + costs.weights_bytes(shape, w4a16(group_size))
-    return CheckpointPlan(False, first.download_bytes, disk, _then(first, work))
+    return CheckpointPlan(False, first.download_bytes, disk, work)
 
 
 def _then(first: CheckpointPlan, work: str) -> str:

@@ -13,7 +13,8 @@ Family = Literal["16bit", "bitsandbytes", "awq"]
 class Method:
     """How the stored numbers are chosen. `kernels` are the ones that can be asked for with `method:kernel`.
 
-    `needs` are the packages to install; `made` says whether the numbers are made at load or stored in a checkpoint.
+    `family` says whose storage and kernels are used, `needs` are the packages to install; `made` says whether the
+    numbers are made at load or stored in a checkpoint.
     """
 
     name: str
@@ -23,7 +24,12 @@ class Method:
     scheme: Scheme
     needs: tuple[str, ...] = ("torch", "transformers")
     kernels: tuple[str, ...] = ()
-    made: Literal["at load", "once, cached"] = "at load"
+    made: Literal["at load", "once, cached", "once, in seconds, without calibration"] = "at load"
+
+    @property
+    def has_own_checkpoint(self) -> bool:
+        """True where the numbers are stored once; the others start from the model's 16-bit checkpoint at each load."""
+        return self.made != "at load"
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +46,7 @@ class MethodChoice:
 
 
 _BNB = ("torch", "transformers", "bitsandbytes", "accelerate")
+_AWQ = ("torch", "transformers", "gptqmodel")
 METHODS: dict[str, Method] = {
     m.name: m
     for m in (
@@ -62,7 +69,12 @@ METHODS: dict[str, Method] = {
         Method(
             "awq-int4", "awq", "AWQ INT4",
             "4-bit integers scaled by calibrated activations, expanded to 16 bit in registers",
-            schemes.w4a16(128), ("torch", "transformers", "gptqmodel"), ("marlin", "gemm"), "once, cached",
+            schemes.w4a16(128), _AWQ, ("marlin", "gemm"), "once, cached",
+        ),
+        Method(
+            "rtn-int4", "awq", "round-to-nearest INT4",
+            "4-bit integers rounded to the nearest, in AWQ's storage and kernels: what a calibrated method must beat",
+            schemes.w4a16(128), _AWQ, ("marlin", "gemm"), "once, in seconds, without calibration",
         ),
     )
 }  # fmt: skip

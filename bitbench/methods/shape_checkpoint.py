@@ -1,7 +1,7 @@
 """Writes a shape's checkpoints: its seeded 16-bit weights, or the same weights rounded to AWQ's storage."""
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +10,8 @@ from bitbench.facts.messages import Made, Progress
 from bitbench.facts.models import ModelShape
 from bitbench.facts.scheme import FP16, w4a16
 from bitbench.facts.workloads import parse_workload
-from bitbench.methods import awq_layout, outliers, safetensors_file, shapes
+from bitbench.methods import awq_layout, outliers, rtn, safetensors_file, shapes
 from bitbench.methods.content_hash import content_hash
-from bitbench.methods.safetensors_file import TensorSpec
 
 # Above this the outlier rates of a shape are not measured at preparation: it would take minutes and much memory.
 _MEASURED_UP_TO_BYTES = 4 * 10**9
@@ -33,8 +32,8 @@ def recipe(shape: ModelShape, group_size: int = 0) -> str:
 
 def make(shape: ModelShape, folder: Path, progress: Callable[[Progress], None]) -> Made:
     """The 16-bit checkpoint. One tensor is in memory at a time."""
-    specs = shapes.tensor_specs(shape)
-    _write(shape, specs, shapes.tensors(shape, _planted(shape)), folder, progress)
+    arrays = shapes.tensors(shape, _planted(shape))
+    safetensors_file.write(folder, shapes.tensor_specs(shape), arrays, _report_layers(shape, progress))
     _write_config(folder, shapes.config(shape))
     return Made(
         origin=f"{shape.title}'s architecture ({shape.source}) with random weights, seed {shapes.SEED}",
@@ -45,12 +44,12 @@ def make(shape: ModelShape, folder: Path, progress: Callable[[Progress], None]) 
 
 
 def make_awq(shape: ModelShape, group_size: int, folder: Path, progress: Callable[[Progress], None]) -> Made:
-    """The AWQ checkpoint, straight from the seed: the 16-bit checkpoint need not exist."""
-    specs = tuple(s for spec in shapes.tensor_specs(shape) for s in _awq_specs(spec, group_size))
-    stored = {"quant_method": "awq", "bits": awq_layout.BITS, "group_size": group_size}
-    config = shapes.config(shape) | {"quantization_config": {**stored, "zero_point": True, "version": "gemm"}}
-    _write(shape, specs, _awq_tensors(shape, group_size), folder, progress)
-    _write_config(folder, config)
+    """The checkpoint in AWQ's storage, straight from the seed: the 16-bit one need not exist."""
+    import torch
+
+    tensors = map(torch.from_numpy, shapes.tensors(shape, _planted(shape)))
+    rtn.write(folder, shapes.tensor_specs(shape), tensors, group_size, _report_layers(shape, progress))
+    _write_config(folder, shapes.config(shape) | {"quantization_config": awq_layout.quantization_config(group_size)})
     return Made(
         origin=f"{shape.title}'s architecture with random weights, seed {shapes.SEED}; "
         f"round-to-nearest in groups of {group_size}, no calibration: the weights are random",
@@ -65,50 +64,13 @@ def _planted(shape: ModelShape) -> tuple[outliers.Planted, ...]:
     return outliers.planted_channels(shape, shapes.WEIGHT_STD, shapes.SEED)
 
 
-def _is_quantized(spec: TensorSpec) -> bool:
-    return spec.name.endswith("_proj.weight")
-
-
-def _awq_specs(spec: TensorSpec, group_size: int) -> tuple[TensorSpec, ...]:
-    if not _is_quantized(spec):
-        return (spec,)
-    out_features, in_features = spec.shape
-    stem, groups, words = (
-        spec.name.removesuffix("weight"),
-        in_features // group_size,
-        out_features // awq_layout.PER_WORD,
-    )
-    return (
-        TensorSpec(f"{stem}qweight", "I32", (in_features, words)),
-        TensorSpec(f"{stem}qzeros", "I32", (groups, words)),
-        TensorSpec(f"{stem}scales", "F16", (groups, out_features)),
-    )
-
-
-def _awq_tensors(shape: ModelShape, group_size: int) -> Iterator[Any]:
-    import torch
-
-    for spec, values in zip(shapes.tensor_specs(shape), shapes.tensors(shape, _planted(shape)), strict=True):
-        if _is_quantized(spec):
-            for tensor in awq_layout.round_to_nearest(torch.from_numpy(values), group_size):
-                yield tensor.numpy()
-        else:
-            yield values
-
-
-def _write(
-    shape: ModelShape,
-    specs: Sequence[TensorSpec],
-    arrays: Iterator[Any],
-    folder: Path,
-    progress: Callable[[Progress], None],
-) -> None:
+def _report_layers(shape: ModelShape, progress: Callable[[Progress], None]) -> Callable[[str], None]:
     def done(name: str) -> None:
         if name.startswith("model.layers.") and name.endswith("input_layernorm.weight"):
             layer = int(name.split(".")[2])
             progress(Progress(stage="prepare", detail=f"layers of {shape.title}", done=layer, total=shape.num_layers))
 
-    safetensors_file.write(folder, specs, arrays, done)
+    return done
 
 
 def _write_config(folder: Path, config: dict[str, Any]) -> None:

@@ -107,7 +107,10 @@ class Run:
         return Limits(self.plan.request.silence_s, until_s)
 
     def _prepare_checkpoints(self) -> None:
-        """One worker for each distinct checkpoint: the 16-bit one and AWQ's. The budget's clock starts after it."""
+        """One worker for each distinct checkpoint: the 16-bit one, those of stored methods.
+
+        The budget's clock starts after it.
+        """
         for state in self._open():
             planned = state.planned
             if planned.cell.engine == "fake":
@@ -247,9 +250,10 @@ class Run:
 
 
 def _key(planned: PlannedCell) -> str:
-    """Cells that share a checkpoint share this: AWQ's, or the 16-bit one that the others quantize at load."""
-    family = "awq" if planned.choice.method.family == "awq" else "16bit"
-    return f"{planned.cell.engine == 'fake'}/{family}"
+    """Cells that share a checkpoint share this: the method's own, or the 16-bit one that others quantize at load."""
+    method = planned.choice.method
+    checkpoint = method.name if method.has_own_checkpoint else "16bit"
+    return f"{planned.cell.engine == 'fake'}/{checkpoint}"
 
 
 def _fake_checkpoint() -> Checkpoint:

@@ -66,7 +66,7 @@ from bitbench.facts.models import parse_model
 from bitbench.methods.checkpoint import model_shape, plan
 from bitbench.methods.hub import hub_reachable
 for name in ("demo", "shape:llama-3.1-8b"):
-    for method in ("fp16", "bnb-int8", "awq-int4"):
+    for method in ("fp16", "bnb-int8", "awq-int4", "rtn-int4"):
         assert not plan(parse_model(name), method, "cpu").cached
         assert model_shape(parse_model(name))
 heavy = {"torch", "transformers", "gptqmodel", "numpy", "huggingface_hub"} & set(sys.modules)

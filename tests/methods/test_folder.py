@@ -96,7 +96,7 @@ def test_an_awq_folder_is_for_awq_alone(tmp_path: Path) -> None:
     checkpoint = prepare_folder(path, "awq-int4")
     assert (checkpoint.path, checkpoint.group_size) == (str(path), 64)
     assert plan_folder(path, "awq-int4").cached
-    for method in ("fp16", "bf16", "bnb-int8", "bnb-nf4"):
+    for method in ("fp16", "bf16", "bnb-int8", "bnb-nf4", "rtn-int4"):
         assert "is quantized already by awq: choose awq-int4, or give the 16-bit model" in refused(path, method)
 
 
@@ -108,7 +108,7 @@ def test_an_awq_folder_is_for_awq_alone(tmp_path: Path) -> None:
         ({"load_in_8bit": True}, "bitsandbytes"),
     ],
 )
-@pytest.mark.parametrize("method", ["fp16", "awq-int4"])
+@pytest.mark.parametrize("method", ["fp16", "awq-int4", "rtn-int4"])
 def test_another_quantization_is_named(tmp_path: Path, stored: dict, name: str, method: str) -> None:
     path = write_model(tmp_path / "m", quantization_config=stored)
     assert f"is quantized already by {name}: give the 16-bit model" in refused(path, method)
@@ -122,8 +122,10 @@ def test_awq_of_other_bits_is_refused(tmp_path: Path) -> None:
 def test_quantizing_needs_a_tokenizer_and_a_known_architecture(tmp_path: Path) -> None:
     with pytest.raises(LoadError, match="has no tokenizer"):
         prepare_folder(write_model(tmp_path / "m"), "awq-int4")
-    with pytest.raises(LoadError, match="only Llama, Mistral, Qwen2 and Qwen3"):
-        prepare_folder(write_model(tmp_path / "g", model_type="gemma"), "awq-int4")
+    unknown = write_model(tmp_path / "g", model_type="gemma")
+    for method in ("awq-int4", "rtn-int4"):
+        with pytest.raises(LoadError, match=f"to {method} here: only Llama, Mistral, Qwen2 and Qwen3"):
+            prepare_folder(unknown, method)
 
 
 def test_the_plan_of_quantizing_says_time_and_disk(tmp_path: Path) -> None:

@@ -157,6 +157,15 @@ def test_awq_of_a_shape_multiplies_as_stored(
     _check_layers_against_dequantized(folder)
 
 
+def test_a_shape_has_one_checkpoint_for_awq_and_round_to_nearest(
+    own_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoint = prepare_shape(monkeypatch, tiny(), "rtn-int4", [])
+    assert "round-to-nearest" in checkpoint.origin
+    assert plan(ModelRef(kind="shape", name="tiny"), "awq-int4", "cpu").cached
+    assert prepare_shape(monkeypatch, tiny(), "awq-int4", []) == checkpoint
+
+
 def _check_layers_against_dequantized(folder: Path) -> None:
     from safetensors.torch import load_file
     from transformers import AutoModelForCausalLM
