@@ -1,13 +1,14 @@
 """Our own decoder: what a precision is worth when nothing is wasted."""
 
+import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, Literal
 
 import bitbench.decode.decoder as decoders
-from bitbench.decode.matrix import Int4Groups
 from bitbench.decode.steps import Steps
+from bitbench.engines import hf_loading
 from bitbench.engines.base import Matrices, OnToken, Supported
 from bitbench.engines.memory_errors import memory_errors
 from bitbench.engines.packages import missing_packages
@@ -17,6 +18,8 @@ from bitbench.facts.messages import Checkpoint
 from bitbench.facts.samples import KernelReport
 from bitbench.methods.registry import MethodChoice
 
+# What the decoder calls the storage of each method's checkpoint.
+_STORED = {"fp16": "fp16", "awq-int4": "awq-int4", "rtn-int4": "awq-int4"}
 # A cache that grows in such steps is seldom made anew.
 _ROOM_STEP = 256
 MakeSteps = Callable[[decoders.Decoder, int], Steps]
@@ -26,8 +29,6 @@ class FusedModel:
     """A loaded decoder at batch 1. `make_steps` makes what takes steps, for a number of positions."""
 
     def __init__(self, decoder: decoders.Decoder, tokenizer: Any, make_steps: MakeSteps) -> None:
-        import time
-
         self.clock: Callable[[], float] = time.monotonic
         self._decoder, self._tokenizer, self._make_steps = decoder, tokenizer, make_steps
         self._steps: Steps | None = None
@@ -163,29 +164,20 @@ class FusedEngine:
             return Supported(False, "the engine fused needs a CUDA device: use the engine transformers here")
         if choice.kernel:
             return Supported(False, f"the engine fused has kernels of its own: ask for {choice.method.name}")
-        if choice.method.name not in ("fp16", "awq-int4"):
-            return Supported(False, f"the engine fused runs fp16 and awq-int4, not {choice.method.name}")
+        if choice.method.name not in _STORED:
+            return Supported(False, f"the engine fused runs {', '.join(_STORED)} and not {choice.method.name}")
         return missing_packages(self.needs)
 
     def load(self, checkpoint: Checkpoint, choice: MethodChoice, device: str, trust_remote_code: bool) -> FusedModel:
         """Load with our own reader. Raises LoadError, Unsupported or OutOfMemory."""
         import torch
 
+        from bitbench.decode.step_kernel import check
+
         with memory_errors("loading"):
-            decoder = decoders.load(Path(checkpoint.path), choice.method.name, device)
-            stored_in_4_bits = isinstance(decoder.forward.weights.layers[0].qkv, Int4Groups)
-            assert stored_in_4_bits == (choice.method.family == "awq")
-            from bitbench.decode.step_kernel import check
-
+            decoder = decoders.load(Path(checkpoint.path), _STORED[choice.method.name], device)
             check(decoder.config, torch.cuda.get_device_capability(device))
-            tokenizer = _tokenizer(checkpoint, trust_remote_code)
-        return FusedModel(decoder, tokenizer, _step_kernel)
-
-
-def _tokenizer(checkpoint: Checkpoint, trust_remote_code: bool) -> Any:
-    from bitbench.engines import hf_loading
-
-    return hf_loading.tokenizer(checkpoint, trust_remote_code)
+            return FusedModel(decoder, hf_loading.tokenizer_of(checkpoint, trust_remote_code), _step_kernel)
 
 
 ENGINE = FusedEngine

@@ -38,7 +38,7 @@ def load(checkpoint: Checkpoint, choice: MethodChoice, device: str, trust_remote
     with memory_errors("loading"):
         try:
             model = _from_pretrained(checkpoint, choice, device, trust_remote_code)
-            tokenizer = _tokenizer(checkpoint, trust_remote_code)
+            tokenizer = tokenizer_of(checkpoint, trust_remote_code)
         except (OSError, ValueError, ImportError, KeyError, SafetensorError) as error:
             raise LoadError(f"{type(error).__name__}: {str(error).strip().splitlines()[0]}") from error
     _make_greedy(model)
@@ -105,7 +105,8 @@ def _bitsandbytes_config(choice: MethodChoice, dtype: Any) -> Any:
     return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype)
 
 
-def _tokenizer(checkpoint: Checkpoint, trust_remote_code: bool) -> Any:
+def tokenizer_of(checkpoint: Checkpoint, trust_remote_code: bool) -> Any:
+    """The checkpoint's own; None where it has none."""
     if not checkpoint.has_tokenizer:
         return None
     from transformers import AutoTokenizer

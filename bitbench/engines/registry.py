@@ -8,6 +8,7 @@ ENGINES: dict[str, str] = {
     "transformers": "bitbench.engines.transformers",
     "graphed": "bitbench.engines.graphed",
     "compiled": "bitbench.engines.compiled",
+    "fused": "bitbench.engines.fused",
     "fake": "bitbench.engines.fake",
 }
 DEFAULT_ENGINE = "transformers"

@@ -1,0 +1,63 @@
+"""The engine around our decoder, with plain steps in place of the kernel: tokens, checks, sizes and refusals."""
+
+import pytest
+
+import bitbench.decode.decoder as decoders
+from bitbench.decode.steps import PlainSteps
+from bitbench.engines.fused import FusedEngine, FusedModel
+from bitbench.engines.transformers import TransformersEngine
+from bitbench.facts.errors import Unsupported
+from bitbench.facts.workloads import parse_workload
+from bitbench.measure.memory import meter
+from bitbench.measure.session import Session
+from bitbench.methods.registry import parse_method
+from tests.engines.tiny import checkpoint, prompt_ids, write_tiny
+
+
+def plain(decoder, room):
+    return PlainSteps(decoder.config, decoder.forward, decoder.dtype, decoder.device, room)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return write_tiny(tmp_path_factory.mktemp("tiny"), "Qwen2", tie_word_embeddings=True)
+
+
+@pytest.fixture
+def model(folder):
+    return FusedModel(decoders.load(folder), None, plain)
+
+
+def test_a_session_measures_it_and_its_tokens_pass_the_check(model):
+    reported = []
+    session = Session(model, parse_workload("p12-n20"), [0, 1], meter("cpu"), reported.append, None, 4, 0.0)
+    check = session.run()
+    assert check.num_agreeing == check.num_positions == 40
+    samples = [event for event in reported if hasattr(event, "warmup") and not event.warmup]
+    assert [len(sample.itl_s) for sample in samples] == [19, 19]
+
+
+def test_its_sizes_are_transformers_own(folder, model):
+    theirs = TransformersEngine().load(checkpoint(folder), parse_method("fp16"), "cpu", False)
+    for name in ("weights_bytes", "unread_embedding_bytes", "kv_bytes_per_token", "vocab_size", "context_len"):
+        assert getattr(model, name)() == getattr(theirs, name)(), name
+    assert model.matrices() == theirs.matrices()
+    assert model.dtype() == theirs.dtype() == "float16"
+
+
+def test_a_longer_prompt_after_a_shorter_one_gets_a_longer_cache(model):
+    first = model.generate(prompt_ids(10), 5, None)
+    before = model.kv_cache_bytes()
+    assert model.generate(prompt_ids(10), 5, None) == first
+    assert model.kv_cache_bytes() == before > 0
+    assert len(model.generate(prompt_ids(200), 56, None)[0]) == 56
+
+
+def test_what_it_does_not_run_has_a_reason(model):
+    with pytest.raises(Unsupported, match="one sequence at a time, not 2"):
+        model.generate(prompt_ids(4, 2), 2, None)
+    engine = FusedEngine()
+    assert "needs a CUDA device" in engine.supports(parse_method("fp16"), "cpu").reason
+    assert "kernels of its own: ask for awq-int4" in engine.supports(parse_method("awq-int4:marlin"), "cuda:0").reason
+    assert "fp16, awq-int4, rtn-int4 and not bnb-int8" in engine.supports(parse_method("bnb-int8"), "cuda:0").reason
+    assert engine.supports(parse_method("fp16"), "cuda:0").ok
