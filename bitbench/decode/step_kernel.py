@@ -1,6 +1,7 @@
 """Launches kernels/step.cu: a greedy decode step at batch 1 as one persistent kernel."""
 
 import ctypes
+import importlib.util
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,6 +32,7 @@ class _Step(ctypes.Structure):
     _fields_ = (
         ("streams", ctypes.c_void_p),
         ("stream_stride", ctypes.c_uint64),
+        ("granules", ctypes.c_void_p),
         *((name, ctypes.c_void_p) for name in _POINTERS_BEFORE),
         ("context", ctypes.c_int),
         *((name, ctypes.c_void_p) for name in _POINTERS_AFTER),
@@ -84,6 +86,13 @@ def check(config: DecoderConfig, capability: tuple[int, int]) -> None:
         raise Unsupported(f"the step kernel needs groups of a multiple of 8, not {config.group_size}")
 
 
+def include_dirs() -> list[str]:
+    """Where pip's packages of NVIDIA, which torch brings, keep CUDA's headers; torch itself knows a CUDA toolkit's."""
+    spec = importlib.util.find_spec("nvidia")
+    roots = spec.submodule_search_locations or [] if spec else []
+    return sorted({str(path.parent) for root in roots for path in Path(root).glob("*/include/cuda_fp16.h")})
+
+
 @dataclass(slots=True)
 class StepKernel:
     """One sequence on one GPU, float16: `start` reads a prompt, each `step` chooses one more token on the device."""
@@ -109,7 +118,10 @@ class StepKernel:
         sizes = macros(self.config, self.forward.weights, self.num_warps)
         options = [f"-D{name}={value}" for name, value in sizes.items()]
         self._launch = torch.cuda._compile_kernel(
-            SOURCE.read_text(encoding="utf-8"), "decode_step", nvcc_options=["--std=c++17", *options]
+            SOURCE.read_text(encoding="utf-8"),
+            "decode_step",
+            cuda_include_dirs=include_dirs(),
+            nvcc_options=["--std=c++17", *options],
         )
         self._launch.set_shared_memory_config(GRANULE * _NUM_GRANULES)
 
@@ -130,7 +142,7 @@ class StepKernel:
         self._launch(
             grid=(self._grid, 1, 1),
             block=(32 * (self.num_warps + 1), 1, 1),
-            args=[b["arguments"], b["streams"].shape[1] // GRANULE],
+            args=[b["arguments"]],
             shared_mem=GRANULE * _NUM_GRANULES,
         )
 
@@ -157,8 +169,10 @@ class StepKernel:
 
         norms = [v for layer in w.layers for v in (layer.input_norm, layer.post_norm)]
         biases = [layer.qkv_bias for layer in w.layers if layer.qkv_bias is not None]
+        packed, granules = streams(w, c, self._grid)
         buffers = {
-            "streams": streams(w, c, self._grid),
+            "streams": packed,
+            "granules": granules,
             "embedding": w.embedding.weight_OI if isinstance(w.embedding, Dense) else w.embedding.dequantized().half(),
             "norms": torch.stack([*norms, w.final_norm]).half(),
             "qkv_bias": torch.stack(biases).half() if biases else None,

@@ -64,8 +64,11 @@ def row_order(config: DecoderConfig) -> dict[str, list[int]]:
     return {"qkv": qkv, "gate_up": gate_up}
 
 
-def streams(weights: Weights, config: DecoderConfig, num_blocks: int) -> Any:
-    """The streams of all blocks, uint8 [blocks, bytes], each padded to whole granules."""
+def streams(weights: Weights, config: DecoderConfig, num_blocks: int) -> tuple[Any, Any]:
+    """The streams of all blocks, uint8 [blocks, bytes], and how many granules each has, int32 [blocks].
+
+    A block with fewer rows has a shorter stream: a producer that went on would wait for readers that are done.
+    """
     import torch
 
     order = {name: torch.tensor(rows) for name, rows in row_order(config).items()}
@@ -87,11 +90,9 @@ def streams(weights: Weights, config: DecoderConfig, num_blocks: int) -> Any:
         deal(layer.gate_up, "gate_up")
         deal(layer.down)
     deal(weights.head)
-    longest = max(sum(part.numel() for part in block) for block in parts)
-    found = torch.zeros(
-        num_blocks, -(-longest // GRANULE) * GRANULE, dtype=torch.uint8, device=weights.final_norm.device
-    )
+    sizes = [-(-sum(part.numel() for part in block) // GRANULE) for block in parts]
+    found = torch.zeros(num_blocks, max(sizes) * GRANULE, dtype=torch.uint8, device=weights.final_norm.device)
     for block, pieces in enumerate(parts):
         joined = torch.cat(pieces)
         found[block, : joined.numel()] = joined
-    return found
+    return found, torch.tensor(sizes, dtype=torch.int32, device=found.device)

@@ -70,7 +70,9 @@ def test_streams_mean_what_the_matrices_mean(tmp_path, method):
             plan.append((matrix.shape[0], pair, matrix.shape[1], bits))
     matrices.append(weights.head.dequantized())
     plan.append((*weights.head.shape[:1], 1, weights.head.shape[1], head_bits))
-    packed = streams(weights, config, BLOCKS)
+    packed, granules = streams(weights, config, BLOCKS)
+    ends = [int(row.nonzero().max()) for row in packed]
+    assert all((n - 1) * GRANULE - 64 <= end < n * GRANULE for n, end in zip(granules.tolist(), ends, strict=True))
     assert packed.shape[0] == BLOCKS and packed.shape[1] % GRANULE == 0
     for matrix, read in zip(matrices, read_all(packed, plan, config.group_size or 1), strict=True):
         # The kernel's q x scale and (q - zero) x scale are the matrix's own, in float32.

@@ -37,6 +37,7 @@ static_assert(!QK_NORM, "norms on the heads of q and k are not in this kernel ye
 struct Step {
   const unsigned char* streams;   // [blocks] streams, one after another
   u64 stream_stride;              // bytes from one block's stream to the next
+  const int* granules;            // [blocks]: how long each is, in granules
   const half* embedding;          // [VOCAB][HIDDEN], 16 bit
   const half* norms;              // [2 * LAYERS + 1][HIDDEN]: input and post norm of each layer, then the last norm
   const half* qkv_bias;           // [LAYERS][Q_SIZE + 2 KV_SIZE] or null
@@ -463,17 +464,21 @@ __device__ __forceinline__ u64 phase_head(const Step& s, Ring& ring, float* scra
 
 // ---- the kernel ---------------------------------------------------------------------------------------------------
 
-__device__ __forceinline__ void produce(const Step& s, unsigned char* bytes, u64* full, u64* empty, u32 num_granules) {
+__device__ __forceinline__ void produce(const Step& s, unsigned char* bytes, u64* full, u64* empty) {
   const unsigned char* stream = s.streams + blockIdx.x * s.stream_stride;
+  const u32 num_granules = s.granules[blockIdx.x];
   for (u32 n = 0; n < num_granules; ++n) {
     const u32 slot = n % NUM_GRANULES;
     if (n >= NUM_GRANULES) mbarrier_wait(empty + slot, (n / NUM_GRANULES - 1) & 1);
     mbarrier_expect(full + slot, GRANULE);
     bulk_copy(bytes + slot * GRANULE, stream + (u64)n * GRANULE, GRANULE, full + slot);
   }
+  // No copy may be under way when the block ends, and for padding nobody else waits.
+  for (u32 n = num_granules < NUM_GRANULES ? 0 : num_granules - NUM_GRANULES; n < num_granules; ++n)
+    mbarrier_wait(full + n % NUM_GRANULES, n / NUM_GRANULES & 1);
 }
 
-extern "C" __global__ void __launch_bounds__(BLOCK_THREADS, 1) decode_step(const Step* arguments, int num_granules) {
+extern "C" __global__ void __launch_bounds__(BLOCK_THREADS, 1) decode_step(const Step* arguments) {
   const Step s = *arguments;
   extern __shared__ __align__(128) unsigned char bytes[];
   __shared__ u64 full[NUM_GRANULES], empty[NUM_GRANULES];
@@ -487,7 +492,7 @@ extern "C" __global__ void __launch_bounds__(BLOCK_THREADS, 1) decode_step(const
   }
   __syncthreads();
   if (threadIdx.x >= THREADS) {
-    if (threadIdx.x == THREADS) produce(s, bytes, full, empty, num_granules);
+    if (threadIdx.x == THREADS) produce(s, bytes, full, empty);
     return;
   }
   Ring ring{bytes, full, empty, 0, 0};
