@@ -270,21 +270,25 @@ __device__ __forceinline__ void multiply(Ring& ring, const Spread<inputs>& v, in
 
 // ---- vectors ------------------------------------------------------------------------------------------------------
 
-template <int inputs, class Load>
-__device__ __forceinline__ void load_spread(Spread<inputs>& v, Load load) {
+// Plain loads: a barrier's acquire orders them after what other blocks wrote, and warps of a block share them in L1.
+template <int inputs>
+__device__ __forceinline__ void load_spread(Spread<inputs>& v, const float* from) {
   const int first = threadIdx.x / 32 % Spread<inputs>::wpr * 32 + threadIdx.x % 32;
 #pragma unroll
   for (int i = 0; i < Spread<inputs>::per_lane; ++i) {
     const int unit = first + i * 32 * Spread<inputs>::wpr;
-#pragma unroll
-    for (int j = 0; j < 8; ++j) v.x[i][j] = unit < Spread<inputs>::units ? load(unit * 8 + j) : 0.0f;
+    const bool mine = unit < Spread<inputs>::units;
+    const float4 none = {0, 0, 0, 0};
+    const float4 a = mine ? ((const float4*)from)[2 * unit] : none, b = mine ? ((const float4*)from)[2 * unit + 1] : none;
+    v.x[i][0] = a.x, v.x[i][1] = a.y, v.x[i][2] = a.z, v.x[i][3] = a.w;
+    v.x[i][4] = b.x, v.x[i][5] = b.y, v.x[i][6] = b.z, v.x[i][7] = b.w;
   }
 }
 
 // RMSNorm of a vector in global memory that other blocks wrote: float32, rounded to half where transformers rounds.
 template <int inputs>
 __device__ __forceinline__ void load_normed(Spread<inputs>& v, const float* x, const half* weight, float* scratch) {
-  load_spread(v, [&](int i) { return __ldcg(x + i); });
+  load_spread(v, x);
   float squares = 0;
 #pragma unroll
   for (int i = 0; i < Spread<inputs>::per_lane; ++i)
@@ -364,11 +368,11 @@ __device__ __forceinline__ void phase_attention(const Step& s, int layer, int po
     const int group = threadIdx.x / lanes, lane = threadIdx.x % lanes;
     float q[8], sum[8] = {0}, most = -1e30f, weights = 0;
 #pragma unroll
-    for (int i = 0; i < 8; ++i) q[i] = __ldcg(s.query + head * HEAD_DIM + lane * 8 + i) * rsqrtf((float)HEAD_DIM);
+    for (int i = 0; i < 8; ++i) q[i] = s.query[head * HEAD_DIM + lane * 8 + i] * rsqrtf((float)HEAD_DIM);
     for (int base = begin; base < end; base += groups) {  // whole warps go round together, for the shuffles
       const int p = base + group;
       const size_t at = (((size_t)layer * s.context + (p < end ? p : begin)) * KV_HEADS + kv) * HEAD_DIM + lane * 8;
-      uint4 raw = __ldcg((const uint4*)(s.keys + at)), raw_v = __ldcg((const uint4*)(s.values + at));
+      const uint4 raw = *(const uint4*)(s.keys + at), raw_v = *(const uint4*)(s.values + at);
       const half *k = (const half*)&raw, *v = (const half*)&raw_v;
       float score = 0;
 #pragma unroll
@@ -410,21 +414,21 @@ __device__ __forceinline__ void phase_o(const Step& s, Ring& ring, int position,
   for (int i = threadIdx.x; i < Q_SIZE; i += THREADS) {
     const float* parts = s.partial + (size_t)(i / HEAD_DIM) * MAX_SPLITS * (HEAD_DIM + 2);
     float top = -1e30f, total = 0, y = 0;
-    for (int k = 0; k < splits; ++k) top = fmaxf(top, __ldcg(parts + k * (HEAD_DIM + 2) + HEAD_DIM));
+    for (int k = 0; k < splits; ++k) top = fmaxf(top, parts[k * (HEAD_DIM + 2) + HEAD_DIM]);
     for (int k = 0; k < splits; ++k) {
       const float* part = parts + k * (HEAD_DIM + 2);
-      const float factor = __expf(__ldcg(part + HEAD_DIM) - top);
-      total = fmaf(__ldcg(part + HEAD_DIM + 1), factor, total);
-      y = fmaf(__ldcg(part + i % HEAD_DIM), factor, y);
+      const float factor = __expf(part[HEAD_DIM] - top);
+      total = fmaf(part[HEAD_DIM + 1], factor, total);
+      y = fmaf(part[i % HEAD_DIM], factor, y);
     }
     scratch[i] = y / total;
   }
   consumers_sync();
   Spread<Q_SIZE> v;
-  load_spread(v, [&](int i) { return scratch[i]; });
+  load_spread(v, scratch);
   consumers_sync();
   multiply<BITS, Q_SIZE, 1>(ring, v, HIDDEN, scratch, [&](int row, const float(&y)[1]) {
-    if (threadIdx.x % 32 == 0) s.residual[row] = __ldcg(s.residual + row) + y[0];
+    if (threadIdx.x % 32 == 0) s.residual[row] += y[0];
   });
 }
 
@@ -438,9 +442,9 @@ __device__ __forceinline__ void phase_gate_up(const Step& s, Ring& ring, int lay
 
 __device__ __forceinline__ void phase_down(const Step& s, Ring& ring, float* scratch) {
   Spread<INTER> v;
-  load_spread(v, [&](int i) { return __ldcg(s.inner + i); });
+  load_spread(v, s.inner);
   multiply<BITS, INTER, 1>(ring, v, HIDDEN, scratch, [&](int row, const float(&y)[1]) {
-    if (threadIdx.x % 32 == 0) s.residual[row] = __ldcg(s.residual + row) + y[0];
+    if (threadIdx.x % 32 == 0) s.residual[row] += y[0];
   });
 }
 
@@ -483,7 +487,7 @@ extern "C" __global__ void __launch_bounds__(BLOCK_THREADS, 1) decode_step(const
   extern __shared__ __align__(128) unsigned char bytes[];
   __shared__ u64 full[NUM_GRANULES], empty[NUM_GRANULES];
   __shared__ u64 best_of_warp[WARPS];
-  __shared__ float scratch[(THREADS / (HEAD_DIM / 8)) * (HEAD_DIM + 2) > Q_SIZE
+  __shared__ __align__(16) float scratch[(THREADS / (HEAD_DIM / 8)) * (HEAD_DIM + 2) > Q_SIZE
                                ? (THREADS / (HEAD_DIM / 8)) * (HEAD_DIM + 2)
                                : Q_SIZE];
   if (threadIdx.x == 0) {
@@ -526,7 +530,7 @@ extern "C" __global__ void __launch_bounds__(BLOCK_THREADS, 1) decode_step(const
   if (blockIdx.x == 0 && threadIdx.x == 0) {
     u64 most = 0;
     for (int i = 0; i < gridDim.x; ++i) {
-      const u64 one = __ldcg(s.best + i);
+      const u64 one = s.best[i];
       most = one > most ? one : most;
     }
     const int next = (int)~(u32)most;
