@@ -87,7 +87,7 @@ def test_benchmark_py_is_run(tmp_path):
         (("run", "demo", "--method", "fp16:marlin"), "fp16 (it has no choice of kernel)"),
         (
             ("run", "demo", "--engine", "warp"),
-            "unknown engine 'warp': choose from transformers, graphed, compiled, fake",
+            "unknown engine 'warp': choose from transformers, graphed, compiled, fused, fake",
         ),
         (("run", "demo", "--device", "tpu"), "no device 'tpu': choose from cpu"),
         (("run", "demo", "--workload", "long"), "unknown workload 'long': give starting-20x128"),
