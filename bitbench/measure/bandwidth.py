@@ -40,12 +40,16 @@ def measure(device: str, working_set_bytes: Sequence[int], progress: OnProgress 
         return ()
     reader = _open_reader(device, whole_granules(max(working_set_bytes)))
     try:
-        rows = []
+        rows: list[Bandwidth] = []
+        winners: dict[int, Winner] = {}
         for done, size in enumerate(working_set_bytes):
             if progress:
                 detail = f"reading {size / 1e6:,.0f} MB"
                 progress(Progress(stage="bandwidth", detail=detail, done=done, total=len(working_set_bytes)))
-            rows.append(_measure_size(reader, size))
+            num_bytes = min(whole_granules(size), reader.buffer_bytes)
+            if num_bytes not in winners:  # sizes beyond the buffer are all the same
+                winners[num_bytes] = reader.race(num_bytes)
+            rows.append(_bandwidth(size, num_bytes, winners[num_bytes]))
         return tuple(rows)
     finally:
         reader.close()
@@ -64,9 +68,7 @@ def _open_reader(device: str, num_bytes: int) -> Reader:
     raise ValueError(f"can't measure the bandwidth of '{device}': give cpu or cuda:N")
 
 
-def _measure_size(reader: Reader, size: int) -> Bandwidth:
-    num_bytes = min(whole_granules(size), reader.buffer_bytes)
-    winner = reader.race(num_bytes)
+def _bandwidth(size: int, num_bytes: int, winner: Winner) -> Bandwidth:
     method = winner.name
     if abs(num_bytes - size) >= GRANULE_BYTES:
         method += f", {num_bytes / 1e9:.2f} GB of it read"
