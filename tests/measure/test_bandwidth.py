@@ -7,8 +7,9 @@ from collections.abc import Callable
 import pytest
 
 from bitbench.facts.messages import Progress
+from bitbench.measure import bandwidth
 from bitbench.measure.bandwidth import GRANULE_BYTES, measure, whole_granules
-from bitbench.measure.bandwidth_race import Rules, Run, Way, race
+from bitbench.measure.bandwidth_race import Rules, Run, Way, Winner, race
 
 RULES = Rules(group_s=1.0, min_groups=10, min_s=5.0, quantile=0.5)
 
@@ -196,3 +197,24 @@ def test_cuda_reads_memory_at_most_as_fast_as_its_datasheet() -> None:
     if facts is not None:
         assert 0.6 < row.bytes_per_s / facts.bandwidth_bytes_per_s < 1.0
     assert torch.cuda.memory_allocated() < size
+
+
+def test_sizes_beyond_the_buffer_are_read_once(monkeypatch):
+    raced = []
+
+    class Counting:
+        buffer_bytes = 4 * GRANULE_BYTES
+
+        def race(self, num_bytes):
+            raced.append(num_bytes)
+            return Winner("test", 1.0, 1)
+
+        def close(self):
+            pass
+
+    monkeypatch.setattr(bandwidth, "_open_reader", lambda *_: Counting())
+    small, large = GRANULE_BYTES, 100 * GRANULE_BYTES
+    rows = measure("cpu", [small, large, 2 * large])
+    assert raced == [small, Counting.buffer_bytes]
+    assert [row.working_set_bytes for row in rows] == [small, large, 2 * large]
+    assert "GB of it read" in rows[2].method and "GB of it read" not in rows[0].method
