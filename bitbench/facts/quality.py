@@ -94,7 +94,7 @@ class GreedyContinuation(Frozen):
 
 
 class NumericsCheck(Frozen):
-    """Each layer's kernel against its dequantized weights, and the step's logits against prefill's: measure/numerics.py.
+    """Each layer's kernel against its dequantized weights, and the step's logits against prefill's (measure/numerics).
 
     `layer_excess` is the worst layer's error over what is allowed for it: above 1 it fails. `worst_layer` names it with
     the shape of input. `num_unchecked` layers have numbers that this program cannot read from the checkpoint.

@@ -1,7 +1,8 @@
 """How far a quantized model's next-token distributions lie from the 16-bit model's, position by position.
 
 Everything is computed in float64 from the logits as they are: in float32, log_softmax alone is off by some 1e-6 at
-logits of 20, which is as much as near-lossless methods differ by. Shapes: N positions, V vocabulary, C positions of one chunk.
+logits of 20, which is as much as near-lossless methods differ by. Shapes: N positions, V vocabulary, C positions of a
+chunk.
 """
 
 import math
