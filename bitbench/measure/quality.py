@@ -33,7 +33,7 @@ Report = Callable[[Progress], None]
 
 @dataclass(frozen=True, slots=True)
 class Amount:
-    """How much is read. Decode path: `num_prompts` continuations of `forced_len` tokens, and as many tokens of
+    """How much is read. Decode path: `num_prompts` continuations of `answer_len` tokens, and `forced_len` tokens of
     `num_beginnings` documents after their first `beginning_len`. Prefill path: `num_positions` in `window`s by
     `stride`.
     """
@@ -41,24 +41,21 @@ class Amount:
     window: int
     stride: int
     num_positions: int
-    num_prompts: int = 6
-    num_beginnings: int = 10
+    num_prompts: int = 8
+    answer_len: int = 25
+    num_beginnings: int = 20
     beginning_len: int = 32
-    forced_len: int = 33
+    forced_len: int = 17
 
     @property
     def num_forced(self) -> int:
         """Positions of the decode path: a forced text's first token is decided by prefill and not counted."""
-        return (self.num_prompts + self.num_beginnings) * (self.forced_len - 1)
-
-    @property
-    def forced_shape(self) -> tuple[int, int]:
-        """Window and stride of the decode path: the most that is read, and what of it is scored."""
-        return self.beginning_len + self.forced_len, self.forced_len - 1
+        return self.num_prompts * (self.answer_len - 1) + self.num_beginnings * (self.forced_len - 1)
 
 
-# 512 decode positions take LLM.int8() 36 s on two quiet cores; the rest of 90 s is the reference's own answers (8 s)
-# and the windows (0.6 s each and model).
+# 512 decode positions, many short texts rather than a few long ones: texts are the blocks of the interval. They take
+# LLM.int8() 36 s on two quiet cores; the rest of 90 s is the reference's own answers and the windows (0.6 s each and
+# model).
 CPU_AMOUNT = Amount(window=256, stride=256, num_positions=2_560)
 GPU_AMOUNT = Amount(window=512, stride=512, num_positions=50_000)
 
@@ -100,10 +97,12 @@ def measure(reference: LoadedModel, cell: LoadedModel, corpus: Corpus | None, si
     own = Text(CONTINUATIONS, _digest(answers), text.tokenizer if text else "none")
     passes = []
     found, parted = decode_pass(reference, cell, answers, told)
-    passes.append(found.facts("decode", own, *size.forced_shape))
+    passes.append(
+        found.facts("decode", own, max(len(a.prompt) for a in answers) + size.answer_len, size.answer_len - 1)
+    )
     if text:
         begun, _ = decode_pass(reference, cell, _beginnings(text, size), told)
-        passes.append(begun.facts("decode", text, *size.forced_shape))
+        passes.append(begun.facts("decode", text, size.beginning_len + size.forced_len, size.forced_len - 1))
         window = min(size.window, reference.context_len() - 1)
         read = prefill_pass(reference, cell, text, replace(size, window=window, stride=min(size.stride, window)), told)
         passes.append(read.facts("prefill", text, window, min(size.stride, window)))
@@ -122,11 +121,11 @@ def tokenized(reference: LoadedModel, corpus: Corpus) -> Text | None:
 def continuations(reference: LoadedModel, size: Amount, report: Report) -> list[Forced]:
     """The reference's own greedy answers to the first of the protocol's prompts."""
     answers = []
-    workload = Workload(num_prompts=size.num_prompts, output_len=size.forced_len)
+    workload = Workload(num_prompts=size.num_prompts, output_len=size.answer_len)
     for index in range(size.num_prompts):
         report(Progress(stage="quality", detail="the reference's own answers", done=index, total=size.num_prompts))
         ids = reference.encode(starting_prompts()[index].text) or workload.token_ids(index, reference.vocab_size())[0]
-        answers.append(Forced(ids, reference.generate([ids], size.forced_len, None)[0]))
+        answers.append(Forced(ids, reference.generate([ids], size.answer_len, None)[0]))
     return answers
 
 

@@ -17,7 +17,16 @@ from bitbench.measure.quality import Amount, amount
 from bitbench.methods.registry import parse_method
 from tests.engines.tiny import VOCAB, checkpoint, in_float32, make_certain, write_tiny
 
-SIZE = Amount(window=40, stride=40, num_positions=200, num_prompts=3, num_beginnings=4, beginning_len=8, forced_len=9)
+SIZE = Amount(
+    window=40,
+    stride=40,
+    num_positions=200,
+    num_prompts=3,
+    num_beginnings=4,
+    answer_len=9,
+    beginning_len=8,
+    forced_len=9,
+)
 CORPUS = Corpus("letters", "0123", tuple("".join(chr(97 + (i * k) % 26) for i in range(50 + k)) for k in range(1, 9)))
 BOS = 1
 
@@ -122,7 +131,7 @@ def test_a_continuation_ends_where_the_cell_would_generate_otherwise(folder, ref
     cell = TransformersModel(changed(folder, noise=2.0), None, "cpu")
     found = measured(reference, cell)
     for one, answer in zip(found.continuations, quality.continuations(reference, SIZE, lambda _: None), strict=True):
-        own = cell.generate([answer.prompt], SIZE.forced_len, None)[0]
+        own = cell.generate([answer.prompt], SIZE.answer_len, None)[0]
         same = next((i for i, (a, b) in enumerate(zip(own, answer.forced, strict=True)) if a != b), len(own))
         assert (one.num_identical, one.length) == (same, 9)
     assert any(c.num_identical < 9 for c in found.continuations)
@@ -192,7 +201,7 @@ def test_without_a_tokenizer_the_references_own_answers_remain(reference):
 
 def test_the_fake_can_be_measured():
     model = FakeEngine().load(checkpoint("nowhere"), parse_method("fp16"), "fake", False)
-    found = measured(model, model, Amount(8, 8, 16, num_prompts=2, forced_len=5))
+    found = measured(model, model, Amount(8, 8, 16, num_prompts=2, answer_len=5))
     assert found.passes[0].kl_nats == (0.0,) * 8
     quality.check_broken(found)
 
