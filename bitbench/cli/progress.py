@@ -26,6 +26,7 @@ _STAGES = {
     "measure": "measuring",
     "bandwidth": "measuring read bandwidth",
     "profile": "profiling",
+    "quality": "comparing with the 16-bit model",
 }
 
 

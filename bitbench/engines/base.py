@@ -1,8 +1,8 @@
 """The protocol every engine answers. Its errors are those of `facts.errors`. Imports nothing heavy."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from typing import Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 from bitbench.facts.messages import Checkpoint
 from bitbench.facts.samples import KernelReport
@@ -30,6 +30,40 @@ class Matrices(NamedTuple):
     layer_elements: int
     head_elements: int
     head_bytes: int
+
+
+class TextTokens(NamedTuple):
+    """A plain text's token ids without any special ones, the BOS that the tokenizer puts before a text by itself (None
+    where it puts none), and the tokenizer's name.
+    """
+
+    ids: list[int]
+    bos_id: int | None
+    tokenizer: str
+
+
+Arithmetic = Literal["16bit", "w8a8"]
+"""What a layer multiplies: 16-bit activations, or activations that it rounds to 8 bits itself."""
+
+
+class LinearLayer(NamedTuple):
+    """A layer that multiplies by a matrix, and what it should multiply by.
+
+    `forward` is the layer as it runs: 16-bit activations [1][tokens][in] to [1][tokens][out]. `weight` gives the
+    float32 matrix [out][in] that the numbers in the checkpoint file mean, read and dequantized anew, not from the
+    layer's own memory; None where this program cannot read them. `bias`: [out] or None. Activations from
+    `outlier_threshold` on are not rounded (0: all are).
+    """
+
+    name: str
+    arithmetic: Arithmetic
+    in_features: int
+    forward: Callable[[Any], Any]
+    weight: Callable[[], Any] | None
+    bias: Any | None
+    dtype: Any
+    device: Any
+    outlier_threshold: float = 0.0
 
 
 class LoadedModel(Protocol):
@@ -60,6 +94,25 @@ class LoadedModel(Protocol):
         """For each of the last `num_last` ids: how far its logit lies below the top one when the model reads all ids
         at once, in standard deviations of that position's logits (0: it is the argmax).
         """
+
+    def logits(self, ids: Sequence[int], num_last: int) -> Any:
+        """The logits, [num_last][vocab], from which each of the last ids would be chosen, in the type that the model
+        computes them in: by its own forward over all ids at once. Raises OutOfMemory.
+        """
+
+    def forced_logits(self, prompt_ids: Sequence[int], forced_ids: Sequence[int]) -> Any:
+        """The logits, float32 [len(forced_ids)][vocab], from which each forced id would be chosen, token by token.
+
+        The prompt is read as `generate` reads it, and each forced id by the very step that `generate` takes, with the
+        token given instead of chosen: the same kernels, cache, graph or compiled code. Row 0 comes from the prompt.
+        Raises OutOfMemory or Unsupported.
+        """
+
+    def text_tokens(self, text: str) -> TextTokens | None:
+        """A plain text's tokens, no chat template; None where the model has no tokenizer."""
+
+    def linear_layers(self) -> Iterator[LinearLayer]:
+        """The decoder's layers that multiply by a matrix, lm_head left out."""
 
     def synchronize(self) -> None:
         """Wait for all work of the device, on every stream."""

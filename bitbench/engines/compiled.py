@@ -2,13 +2,13 @@
 
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal
 
 from bitbench.engines import hf_loading
 from bitbench.engines.base import OnToken, Supported
-from bitbench.engines.hf_generate import generate
+from bitbench.engines.hf_generate import forced_logits, generate
 from bitbench.engines.hf_model import HuggingFaceModel
 from bitbench.engines.memory_errors import memory_errors
 from bitbench.facts.errors import Unsupported
@@ -40,20 +40,37 @@ class CompiledModel(HuggingFaceModel):
 
         Raises OutOfMemory, or Unsupported where nothing was compiled or a compiler failed.
         """
+        self._empty_cache(len(ids), len(ids[0]) + output_len)
+        with memory_errors("generating"):
+            new: list[list[int]]
+            new, self._kv_cache_bytes = self._compiled(
+                lambda: generate(self._model, ids, output_len, on_token, self._cache), output_len
+            )
+        return new
+
+    def forced_logits(self, prompt_ids: Sequence[int], forced_ids: Sequence[int]) -> Any:
+        """By the compiled `generate`, which is given each token. Raises OutOfMemory or Unsupported."""
+        self._empty_cache(1, len(prompt_ids) + len(forced_ids))
+        with memory_errors("reading a text token by token"):
+            return self._compiled(
+                lambda: forced_logits(self._model, prompt_ids, forced_ids, self._cache), len(forced_ids)
+            )
+
+    def _compiled(self, run: Callable[[], Any], output_len: int) -> Any:
+        """What `run` returns. Raises Unsupported where nothing was compiled or a compiler failed."""
         import torch
         from torch._dynamo.exc import TorchDynamoException
 
-        self._empty_cache(len(ids), len(ids[0]) + output_len)
         # no_grad, as transformers' own generate has it: inference tensors are a path few compile.
-        with torch.no_grad(), memory_errors("generating"):
+        with torch.no_grad():
             try:
-                new, self._kv_cache_bytes = generate(self._model, ids, output_len, on_token, self._cache)
+                found = run()
             except TorchDynamoException as error:
                 first = (str(error).strip().splitlines() or [""])[0]
                 raise Unsupported(f"torch.compile failed: {type(error).__name__}: {first}") from error
         if output_len > 1 and self.num_compilations() == 0:
             raise Unsupported("transformers did not compile this model, so this would be the engine transformers")
-        return new
+        return found
 
     @contextmanager
     def annotated(self) -> Iterator[None]:

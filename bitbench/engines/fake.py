@@ -12,12 +12,12 @@ import random
 import resource
 import signal
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
-from bitbench.engines.base import Matrices, OnToken, Supported
+from bitbench.engines.base import LinearLayer, Matrices, OnToken, Supported, TextTokens
 from bitbench.engines.memory_errors import memory_errors
 from bitbench.facts import costs
 from bitbench.facts.errors import LoadError
@@ -32,6 +32,7 @@ SHAPE = SHAPES["smollm2-135m"]
 BANDWIDTH_BYTES_PER_S = 100e9
 _EFFICIENCY = 0.4
 _TTFT_S = 0.002
+_CERTAIN = 20.0  # a logit that leaves the other 49,151 tokens 0.01% together
 
 Fault = Literal["", "segv", "kill", "hang", "memory", "allocator", "error", "unsupported", "load_error"]
 Cheat = Literal["", "stale", "skip", "async", "short"]
@@ -156,6 +157,27 @@ class FakeModel:
         """0 where the id is `next_token` of what precedes it, else 5 standard deviations."""
         first = len(ids) - num_last
         return [0.0 if ids[i] == next_token(ids[:i]) else 5.0 for i in range(first, len(ids))]
+
+    def logits(self, ids: Sequence[int], num_last: int) -> Any:
+        """`_CERTAIN` at `next_token`, 0 elsewhere, float32 [num_last][vocab]."""
+        import torch
+
+        rows_NV = torch.zeros(num_last, SHAPE.vocab_size)
+        for row, end in enumerate(range(len(ids) - num_last, len(ids))):
+            rows_NV[row, next_token(ids[:end])] = _CERTAIN
+        return rows_NV
+
+    def forced_logits(self, prompt_ids: Sequence[int], forced_ids: Sequence[int]) -> Any:
+        """The same as `logits`: there is one path only."""
+        return self.logits([*prompt_ids, *forced_ids], len(forced_ids))
+
+    def text_tokens(self, text: str) -> TextTokens | None:
+        """None: the fake has no tokenizer."""
+        return None
+
+    def linear_layers(self) -> Iterator[LinearLayer]:
+        """There are no layers."""
+        return iter(())
 
     def synchronize(self) -> None:
         """Let the clock catch up with work left running."""

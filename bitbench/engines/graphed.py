@@ -63,6 +63,20 @@ class GraphedModel(HuggingFaceModel):
                 self._clock.mark()
             return stepper.output(prompt_len, output_len)
 
+    def forced_logits(self, prompt_ids: Sequence[int], forced_ids: Sequence[int]) -> Any:
+        """By the captured step, its token overwritten before each replay. Raises Unsupported or OutOfMemory."""
+        import torch
+
+        with torch.inference_mode(), memory_errors("reading a text token by token"):
+            stepper, step = self._prepared(1, len(prompt_ids) + len(forced_ids) - 1)
+            first_V = stepper.start(torch.tensor([list(prompt_ids)], device=self._device))[0]
+            rows = [first_V.float()]
+            for token in forced_ids[:-1]:
+                stepper.force(token)
+                step()
+                rows.append(stepper.step_logits()[0].to(torch.float32, copy=True))  # the next step overwrites them
+            return torch.stack(rows)
+
     def _prepared(self, batch_size: int, cache_len: int) -> tuple[StaticStepper, Callable[[], None]]:
         """A stepper with room for `cache_len` tokens and the function that takes a step of it."""
         if self._ready is not None and _fits(self._ready[0], batch_size, cache_len):

@@ -5,12 +5,13 @@ Shared by the engines that differ only in who drives these modules.
 
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
 from bitbench.engines.annotate import annotated
-from bitbench.engines.base import Matrices, OnToken
+from bitbench.engines.base import LinearLayer, Matrices, OnToken, TextTokens
+from bitbench.engines.linear_layers import linear_layers
 from bitbench.engines.memory_errors import memory_errors
 from bitbench.engines.weights import unread_embedding_bytes, weights_bytes
 from bitbench.facts.samples import KernelReport
@@ -53,26 +54,44 @@ class HuggingFaceModel:
         return None
 
     def logits(self, ids: Sequence[int], num_last: int) -> Any:
-        """The float32 logits, [num_last][vocab], from which each of the last ids would be chosen.
+        """The logits, [num_last][vocab], from which each of the last ids would be chosen, in the model's type.
 
         By the model's own eager forward over all ids at once, whatever drives generation. Raises OutOfMemory.
         """
         import torch
 
-        with torch.inference_mode(), memory_errors("checking tokens"):
+        with torch.inference_mode(), memory_errors("reading a text"):
             tokens = torch.tensor([list(ids)], device=self._device)
-            return self._model(tokens, logits_to_keep=num_last + 1, use_cache=False).logits[0, :-1].float()
+            return self._model(tokens, logits_to_keep=num_last + 1, use_cache=False).logits[0, :-1]
 
     def top_gaps(self, ids: Sequence[int], num_last: int) -> list[float]:
         """Gap below the top logit at each of the last ids, in standard deviations of that position's logits."""
         import torch
 
         with torch.inference_mode(), memory_errors("checking tokens"):
-            logits = self.logits(ids, num_last)
+            logits = self.logits(ids, num_last).float()
             last = torch.tensor(list(ids)[-num_last:], device=logits.device)
             chosen = logits.gather(1, last[:, None])[:, 0]
             gaps: list[float] = ((logits.max(dim=1).values - chosen) / logits.std(dim=1)).tolist()
         return gaps
+
+    def forced_logits(self, prompt_ids: Sequence[int], forced_ids: Sequence[int]) -> Any:
+        """Float32 logits of given tokens by the engine's own steps, [len(forced_ids)][vocab]. Raises OutOfMemory."""
+        raise NotImplementedError
+
+    def text_tokens(self, text: str) -> TextTokens | None:
+        """The text's tokens; a BOS where the tokenizer adds one to a text by itself (Llama's does, Qwen's does not)."""
+        tokenizer = self._tokenizer
+        if tokenizer is None:
+            return None
+        ids = list(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
+        first = next(iter(tokenizer("a")["input_ids"]))
+        bos_id = first if first == tokenizer.bos_token_id else None
+        return TextTokens(ids, bos_id, f"{type(tokenizer).__name__} of {len(tokenizer)} tokens")
+
+    def linear_layers(self) -> Iterator[LinearLayer]:
+        """With the numbers of the checkpoint that it was loaded from."""
+        return linear_layers(self._model)
 
     def synchronize(self) -> None:
         """Wait for the whole device, all streams."""

@@ -36,14 +36,19 @@ class StaticStepper:
             # That of `_token_B1`: the same for the whole batch, whose prompts are equally long.
             self._position_1 = torch.zeros(1, dtype=torch.long, device=model.device)
             self._tokens_BL1 = torch.zeros(batch_size, cache_len + 1, dtype=torch.long, device=model.device)
+            # Of the last step, [B][vocab]: made by the capture, it is what every replay writes into.
+            self._logits_BV: Any = None
             self._index_L = torch.arange(cache_len, device=model.device)
             # On the device, because a Python number would be copied there by the host in each step. The type is the
             # activations': scaled_dot_product_attention turns a boolean mask into such a one anew in every layer.
             self._visible = torch.zeros((), dtype=model.dtype, device=model.device)
             self._hidden = torch.full((), float("-inf"), dtype=model.dtype, device=model.device)
 
-    def start(self, ids_BS: Any) -> None:
-        """Forget what was before, read the prompts at once and choose the first token. The host may wait here."""
+    def start(self, ids_BS: Any) -> Any:
+        """Forget what was before, read the prompts at once and choose the first token. The host may wait here.
+
+        Returns the logits that it was chosen from, [B][vocab].
+        """
         import torch
 
         with torch.inference_mode():
@@ -51,6 +56,7 @@ class StaticStepper:
             logits = self._model(input_ids=ids_BS, past_key_values=self._cache, use_cache=True, logits_to_keep=1).logits
             self._position_1.fill_(ids_BS.shape[1])
             self._choose(logits)
+            return logits[:, -1]
 
     def step(self) -> None:
         """Read the last token and choose the next one, without a word between host and device."""
@@ -69,11 +75,21 @@ class StaticStepper:
             ).logits
             self._position_1.add_(1)
             self._choose(logits)
+            self._logits_BV = logits[:, -1]
 
     def _choose(self, logits: Any) -> None:
         """Plain argmax of logits [B][1][vocab]: the token at `_position_1`."""
         self._token_B1.copy_(logits[:, -1].argmax(dim=-1, keepdim=True))
         self._tokens_BL1.index_copy_(1, self._position_1, self._token_B1)
+
+    def force(self, token: int) -> None:
+        """Let the next step read this token, whatever was chosen."""
+        self._token_B1.fill_(token)
+
+    def step_logits(self) -> Any:
+        """The logits of the last step, [B][vocab]; the next step overwrites them where it is captured."""
+        assert self._logits_BV is not None, "no step was taken or captured yet"
+        return self._logits_BV
 
     def output(self, prompt_len: int, output_len: int) -> list[list[int]]:
         """The tokens chosen since `start`, [batch][output_len]. Waits for the device."""

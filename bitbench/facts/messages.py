@@ -90,7 +90,17 @@ class Progress(Frozen):
 
     kind: Literal["progress"] = "progress"
     stage: Literal[
-        "import", "prepare", "download", "quantize", "load", "check", "warmup", "measure", "bandwidth", "profile"
+        "import",
+        "prepare",
+        "download",
+        "quantize",
+        "load",
+        "check",
+        "warmup",
+        "measure",
+        "bandwidth",
+        "profile",
+        "quality",
     ]
     detail: str = ""
     done: float | None = None

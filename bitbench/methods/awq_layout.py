@@ -56,7 +56,7 @@ def unpack(words_RP: Any) -> Any:
     """int32 words [rows, out/8] to integers 0 to 15, uint8 [rows, out]."""
     import torch
 
-    values_RO = torch.empty(words_RP.shape[0], words_RP.shape[1] * PER_WORD, dtype=torch.uint8)
+    values_RO = torch.empty(words_RP.shape[0], words_RP.shape[1] * PER_WORD, dtype=torch.uint8, device=words_RP.device)
     for place, output in enumerate(_ORDER):
         values_RO[:, output::PER_WORD] = ((words_RP >> (BITS * place)) & _TOP).to(torch.uint8)
     return values_RO

@@ -81,3 +81,16 @@ def test_a_wait_that_only_capturing_finds_is_unsupported_and_small_work_goes_on(
         capture(step, DEVICE)
     assert torch.cuda.current_stream() == before
     assert float(torch.zeros(4, device=DEVICE).add_(1).sum()) == 4.0
+
+
+@pytest.mark.parametrize("method", ["fp16", "bf16", "bnb-int8-t0", "bnb-nf4"])
+def test_a_replayed_step_has_the_logits_of_the_same_step_uncaptured(folder, method):
+    captured = GraphedEngine().load(checkpoint(folder), parse_method(method), DEVICE, False)
+    stepped = GraphedModel(captured._model, None, DEVICE, captured=False)
+    for prompt_len, output_len in ((12, 20), (5, 30)):
+        prompt, forced = prompt_ids(prompt_len)[0], prompt_ids(output_len, seed=2)[0]
+        before = captured.generate([prompt], 10, None)
+        found = captured.forced_logits(prompt, forced)
+        assert torch.equal(found, stepped.forced_logits(prompt, forced))
+        assert len({tuple(row) for row in found.tolist()}) == output_len, "each step's own"
+        assert captured.generate([prompt], 10, None) == before
