@@ -132,6 +132,7 @@ class StepKernel:
         with torch.inference_mode():
             self.cache.length = 0
             logits = self.forward.logits(torch.tensor([list(ids)], device=self.device), self.cache)
+            self._buffers["logits"].copy_(logits[0, -1])
             self._buffers["token"].copy_(logits[0, -1].argmax())
             self._buffers["output"][len(ids)] = self._buffers["token"][0]
             self._buffers["position"].fill_(len(ids))
@@ -145,6 +146,10 @@ class StepKernel:
             args=[b["arguments"]],
             shared_mem=GRANULE * _NUM_GRANULES,
         )
+
+    def force(self, token: int) -> None:
+        """The next step reads this token instead of the one chosen."""
+        self._buffers["token"].fill_(token)
 
     def tokens(self, first: int, count: int) -> list[int]:
         """The tokens at these positions. Waits for the device."""

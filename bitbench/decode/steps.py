@@ -18,6 +18,12 @@ class Steps(Protocol):
     def step(self) -> None:
         """One more token; the host need not wait for it. The caller sees to it that there is room."""
 
+    def force(self, token: int) -> None:
+        """The next step reads this token instead of the one chosen."""
+
+    def logits(self) -> Any:
+        """float32 [vocab], of the last step or the prompt; overwritten by the next."""
+
     def tokens(self, first: int, count: int) -> list[int]:
         """The tokens chosen for these positions. Waits for the device."""
 
@@ -35,6 +41,7 @@ class PlainSteps:
         self._forward, self._device = forward, device
         self._cache = new_cache(config, 1, room, dtype, device)
         self._output = torch.zeros(room + 1, dtype=torch.long, device=device)
+        self._logits = torch.zeros(config.vocab_size, device=device)
 
     def start(self, ids: Sequence[int]) -> None:
         """Read the prompt."""
@@ -51,8 +58,16 @@ class PlainSteps:
         import torch
 
         with torch.inference_mode():
-            logits = self._forward.logits(ids_1S, self._cache)
-            self._output[self._cache.length] = logits[0, -1].argmax()
+            self._logits.copy_(self._forward.logits(ids_1S, self._cache)[0, -1])
+            self._output[self._cache.length] = self._logits.argmax()
+
+    def force(self, token: int) -> None:
+        """The next step reads this token instead of the one chosen."""
+        self._output[self._cache.length] = token
+
+    def logits(self) -> Any:
+        """float32 [vocab], of the last step or the prompt."""
+        return self._logits
 
     def tokens(self, first: int, count: int) -> list[int]:
         """The tokens chosen for these positions."""

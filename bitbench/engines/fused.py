@@ -1,7 +1,7 @@
 """Our own decoder: what a precision is worth when nothing is wasted."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, Literal
@@ -9,10 +9,11 @@ from typing import Any, Literal
 import bitbench.decode.decoder as decoders
 from bitbench.decode.steps import Steps
 from bitbench.engines import hf_loading
-from bitbench.engines.base import Matrices, OnToken, Supported
+from bitbench.engines.base import LinearLayer, Matrices, OnToken, Supported, TextTokens
 from bitbench.engines.memory_errors import memory_errors
 from bitbench.engines.packages import missing_packages
 from bitbench.engines.step_clock import StepClock
+from bitbench.engines.tokens import encode, text_tokens
 from bitbench.facts.errors import Unsupported
 from bitbench.facts.messages import Checkpoint
 from bitbench.facts.samples import KernelReport
@@ -36,14 +37,11 @@ class FusedModel:
 
     def encode(self, text: str) -> list[int] | None:
         """Token ids under the chat template; None without a tokenizer."""
-        if self._tokenizer is None:
-            return None
-        messages = [{"role": "user", "content": text}]
-        if self._tokenizer.chat_template is None:
-            return list(self._tokenizer(text)["input_ids"])
-        return list(
-            self._tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=True)["input_ids"]
-        )
+        return encode(self._tokenizer, text)
+
+    def text_tokens(self, text: str) -> TextTokens | None:
+        """A plain text's tokens; None without a tokenizer."""
+        return text_tokens(self._tokenizer, text)
 
     def generate(self, ids: Sequence[Sequence[int]], output_len: int, on_token: OnToken | None) -> list[list[int]]:
         """Greedy continuation, [1][output_len]; `on_token` hears of the first token only.
@@ -77,12 +75,35 @@ class FusedModel:
         """The gaps between the tokens of the last generation, by CUDA events."""
         return self._clock.gaps_s()
 
+    def logits(self, ids: Sequence[int], num_last: int) -> Any:
+        """By the plain decoder over all ids at once, float32 [num_last][vocab]. Raises OutOfMemory."""
+        with memory_errors("reading a text"):
+            return self._decoder.logits(ids[:-1], num_last)
+
+    def forced_logits(self, prompt_ids: Sequence[int], forced_ids: Sequence[int]) -> Any:
+        """Float32 logits of given tokens by the steps that are timed, [len(forced_ids)][vocab]. Raises OutOfMemory."""
+        import torch
+
+        with memory_errors("reading a text token by token"):
+            steps = self._prepared(len(prompt_ids) + len(forced_ids))
+            steps.start(prompt_ids)
+            rows = [steps.logits().clone()]
+            for token in forced_ids[:-1]:
+                steps.force(token)
+                steps.step()
+                rows.append(steps.logits().clone())
+            return torch.stack(rows)
+
+    def linear_layers(self) -> Iterator[LinearLayer]:
+        """None that could be called alone: a whole step is one kernel, and its logits are what can be checked."""
+        return iter(())
+
     def top_gaps(self, ids: Sequence[int], num_last: int) -> list[float]:
         """By the plain decoder over all ids at once, in standard deviations of each position's logits."""
         import torch
 
         with torch.inference_mode(), memory_errors("checking tokens"):
-            logits = self._decoder.logits(ids[:-1], num_last)
+            logits = self.logits(ids, num_last)
             last = torch.tensor(list(ids)[-num_last:], device=logits.device)
             chosen = logits.gather(1, last[:, None])[:, 0]
             gaps: list[float] = ((logits.max(dim=1).values - chosen) / logits.std(dim=1)).tolist()

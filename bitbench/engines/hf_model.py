@@ -13,6 +13,7 @@ from bitbench.engines.annotate import annotated
 from bitbench.engines.base import LinearLayer, Matrices, OnToken, TextTokens
 from bitbench.engines.linear_layers import linear_layers
 from bitbench.engines.memory_errors import memory_errors
+from bitbench.engines.tokens import encode, text_tokens
 from bitbench.engines.weights import unread_embedding_bytes, weights_bytes
 from bitbench.facts.samples import KernelReport
 
@@ -36,14 +37,7 @@ class HuggingFaceModel:
 
     def encode(self, text: str) -> list[int] | None:
         """Token ids under the chat template; None without a tokenizer."""
-        if self._tokenizer is None:
-            return None
-        if self._tokenizer.chat_template is None:
-            return list(self._tokenizer(text)["input_ids"])
-        messages = [{"role": "user", "content": text}]
-        return list(
-            self._tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=True)["input_ids"]
-        )
+        return encode(self._tokenizer, text)
 
     def generate(self, ids: Sequence[Sequence[int]], output_len: int, on_token: OnToken | None) -> list[list[int]]:
         """Greedy continuation, [batch][output_len]. Raises OutOfMemory."""
@@ -81,13 +75,7 @@ class HuggingFaceModel:
 
     def text_tokens(self, text: str) -> TextTokens | None:
         """The text's tokens; a BOS where the tokenizer adds one to a text by itself (Llama's does, Qwen's does not)."""
-        tokenizer = self._tokenizer
-        if tokenizer is None:
-            return None
-        ids = list(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
-        first = next(iter(tokenizer("a")["input_ids"]))
-        bos_id = first if first == tokenizer.bos_token_id else None
-        return TextTokens(ids, bos_id, f"{type(tokenizer).__name__} of {len(tokenizer)} tokens")
+        return text_tokens(self._tokenizer, text)
 
     def linear_layers(self) -> Iterator[LinearLayer]:
         """With the numbers of the checkpoint that it was loaded from."""

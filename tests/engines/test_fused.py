@@ -1,6 +1,7 @@
 """The engine around our decoder, with plain steps in place of the kernel: tokens, checks, sizes and refusals."""
 
 import pytest
+import torch
 
 import bitbench.decode.decoder as decoders
 from bitbench.decode.steps import PlainSteps
@@ -51,6 +52,13 @@ def test_a_longer_prompt_after_a_shorter_one_gets_a_longer_cache(model):
     assert model.generate(prompt_ids(10), 5, None) == first
     assert model.kv_cache_bytes() == before > 0
     assert len(model.generate(prompt_ids(200), 56, None)[0]) == 56
+
+
+def test_forced_tokens_have_the_logits_of_the_whole_text(model):
+    ids = prompt_ids(30)[0]
+    stepped, whole = model.forced_logits(ids[:10], ids[10:]), model.logits(ids, 20)
+    assert stepped.shape == whole.shape
+    assert torch.allclose(stepped, whole, atol=2e-3)
 
 
 def test_what_it_does_not_run_has_a_reason(model):
