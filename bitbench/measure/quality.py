@@ -53,9 +53,8 @@ class Amount:
         return self.num_prompts * (self.answer_len - 1) + self.num_beginnings * (self.forced_len - 1)
 
 
-# 512 decode positions, many short texts rather than a few long ones: texts are the blocks of the interval. They take
-# LLM.int8() 36 s on two quiet cores; the rest of 90 s is the reference's own answers and the windows (0.6 s each and
-# model).
+# 512 decode positions, many short texts rather than a few long ones: texts are the blocks of the interval. On the demo
+# the slowest method, LLM.int8(), takes 81 s on two cores (docs/log.md, 2026-11-24).
 CPU_AMOUNT = Amount(window=256, stride=256, num_positions=2_560)
 GPU_AMOUNT = Amount(window=512, stride=512, num_positions=50_000)
 
