@@ -14,9 +14,9 @@ from bitbench.decode.config import DecoderConfig
 from bitbench.decode.matrix import Dense, Int4Groups, Matrix, int4_groups, int8_rows, stacked
 from bitbench.facts.errors import LoadError, Unsupported
 from bitbench.methods.awq_layout import unpack
+from bitbench.methods.safetensors_file import INDEX, WEIGHTS
 
 Storage = Literal["16bit", "int8"]
-_FILE, _INDEX = "model.safetensors", "model.safetensors.index.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +77,7 @@ class _Tensors:
     def get(self, name: str) -> Any:
         from safetensors import SafetensorError, safe_open
 
-        file_name = self._where.get(name, _FILE) if self._where else _FILE
+        file_name = self._where.get(name, WEIGHTS) if self._where else WEIGHTS
         try:
             if file_name not in self._files:
                 opened: Any = safe_open(self._folder / file_name, framework="pt", device=self._device)
@@ -88,7 +88,7 @@ class _Tensors:
 
 
 def _index(folder: Path) -> dict[str, str]:
-    path = folder / _INDEX
+    path = folder / INDEX
     if not path.exists():
         return {}
     try:

@@ -4,8 +4,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
-# Read by measure/trace.py; the names of roles are those of measure/roles.py.
-_PREFIX = "bitbench:"
+from bitbench.facts.profile import LABEL_PREFIX, ModuleRole
 
 
 @contextmanager
@@ -13,12 +12,12 @@ def annotated(model: Any) -> Iterator[None]:
     """While this is open, each forward of a module with a role of its own is an annotation in torch's profiler."""
     with ExitStack() as stack:
         for module, role in _roles(model):
-            for handle in _hooks(module, _PREFIX + role):
+            for handle in _hooks(module, LABEL_PREFIX + role):
                 stack.callback(handle.remove)
         yield
 
 
-def _roles(model: Any) -> Iterator[tuple[Any, str]]:
+def _roles(model: Any) -> Iterator[tuple[Any, ModuleRole]]:
     head, embedding = model.get_output_embeddings(), model.get_input_embeddings()
     for name, module in model.named_modules():
         role = _role(module, name)
@@ -32,7 +31,7 @@ def _roles(model: Any) -> Iterator[tuple[Any, str]]:
             yield module, role
 
 
-def _role(module: Any, name: str) -> str | None:
+def _role(module: Any, name: str) -> ModuleRole | None:
     """By what the module is: one that holds a matrix, one whose class says norm, attention or activation."""
     kind = type(module).__name__
     if hasattr(module, "in_features") and hasattr(module, "out_features"):

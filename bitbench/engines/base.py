@@ -143,7 +143,7 @@ class LoadedModel(Protocol):
 
     def annotated(self) -> AbstractContextManager[None]:
         """While it is open, generation runs module by module, nothing replayed from a graph or compiled, and each
-        module's work is an annotation `bitbench:ROLE` in torch's profiler (roles: measure/roles.py).
+        module's work is an annotation `bitbench:ROLE` in torch's profiler (facts/profile.py, ModuleRole).
         """
 
     def dtype(self) -> str:

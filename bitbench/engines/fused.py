@@ -13,7 +13,7 @@ from bitbench.engines.base import LinearLayer, Matrices, OnToken, Supported, Tex
 from bitbench.engines.memory_errors import memory_errors
 from bitbench.engines.packages import missing_packages
 from bitbench.engines.step_clock import StepClock
-from bitbench.engines.tokens import encode, text_tokens
+from bitbench.engines.tokens import encode, gaps_below_top, text_tokens
 from bitbench.facts.errors import Unsupported
 from bitbench.facts.messages import Checkpoint
 from bitbench.facts.samples import KernelReport
@@ -57,11 +57,7 @@ class FusedModel:
             self.synchronize()
             if on_token:
                 on_token()
-            self._clock.restart()
-            self._clock.mark()
-            for _ in range(output_len - 1):
-                steps.step()
-                self._clock.mark()
+            self._clock.time_steps(steps.step, output_len - 1)
             return [steps.tokens(len(prompt), output_len)]
 
     def _prepared(self, room: int) -> Steps:
@@ -103,11 +99,7 @@ class FusedModel:
         import torch
 
         with torch.inference_mode(), memory_errors("checking tokens"):
-            logits = self.logits(ids, num_last)
-            last = torch.tensor(list(ids)[-num_last:], device=logits.device)
-            chosen = logits.gather(1, last[:, None])[:, 0]
-            gaps: list[float] = ((logits.max(dim=1).values - chosen) / logits.std(dim=1)).tolist()
-        return gaps
+            return gaps_below_top(self.logits(ids, num_last), ids)
 
     def synchronize(self) -> None:
         """Wait for the whole device, all streams."""

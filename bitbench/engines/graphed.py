@@ -56,11 +56,7 @@ class GraphedModel(HuggingFaceModel):
             self.synchronize()
             if on_token:
                 on_token()
-            self._clock.restart()
-            self._clock.mark()
-            for _ in range(output_len - 1):
-                step()
-                self._clock.mark()
+            self._clock.time_steps(step, output_len - 1)
             return stepper.output(prompt_len, output_len)
 
     def forced_logits(self, prompt_ids: Sequence[int], forced_ids: Sequence[int]) -> Any:

@@ -13,7 +13,7 @@ from bitbench.engines.annotate import annotated
 from bitbench.engines.base import LinearLayer, Matrices, OnToken, TextTokens
 from bitbench.engines.linear_layers import linear_layers
 from bitbench.engines.memory_errors import memory_errors
-from bitbench.engines.tokens import encode, text_tokens
+from bitbench.engines.tokens import encode, gaps_below_top, text_tokens
 from bitbench.engines.weights import unread_embedding_bytes, weights_bytes
 from bitbench.facts.samples import KernelReport
 
@@ -63,11 +63,7 @@ class HuggingFaceModel:
         import torch
 
         with torch.inference_mode(), memory_errors("checking tokens"):
-            logits = self.logits(ids, num_last).float()
-            last = torch.tensor(list(ids)[-num_last:], device=logits.device)
-            chosen = logits.gather(1, last[:, None])[:, 0]
-            gaps: list[float] = ((logits.max(dim=1).values - chosen) / logits.std(dim=1)).tolist()
-        return gaps
+            return gaps_below_top(self.logits(ids, num_last), ids)
 
     def forced_logits(self, prompt_ids: Sequence[int], forced_ids: Sequence[int]) -> Any:
         """Float32 logits of given tokens by the engine's own steps, [len(forced_ids)][vocab]. Raises OutOfMemory."""

@@ -1,6 +1,7 @@
 """Marks between decode steps on the device's own clock."""
 
 import time
+from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
 
@@ -38,6 +39,14 @@ class StepClock:
 
             self._events.append(torch.cuda.Event(enable_timing=True))
         self._events[self._num_marks - 1].record(self._stream)
+
+    def time_steps(self, step: Callable[[], None], num_steps: int) -> None:
+        """Take the steps of a new generation, with a mark before the first and after each."""
+        self.restart()
+        self.mark()
+        for _ in range(num_steps):
+            step()
+            self.mark()
 
     def gaps_s(self) -> tuple[float, ...]:
         """Seconds between consecutive marks. Waits for the last one."""

@@ -1,5 +1,6 @@
-"""Text to token ids by a Hugging Face tokenizer, for every engine alike."""
+"""What every engine does alike with tokens: from text by a Hugging Face tokenizer, and judged by logits."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from bitbench.engines.base import TextTokens
@@ -23,3 +24,14 @@ def text_tokens(tokenizer: Any, text: str) -> TextTokens | None:
     first = next(iter(tokenizer("a")["input_ids"]))
     bos_id = first if first == tokenizer.bos_token_id else None
     return TextTokens(ids, bos_id, f"{type(tokenizer).__name__} of {len(tokenizer)} tokens")
+
+
+def gaps_below_top(logits_NV: Any, ids: Sequence[int]) -> list[float]:
+    """How far the logit of each of the last N ids lies below its position's top one, in standard deviations."""
+    import torch
+
+    logits_NV = logits_NV.float()
+    last_N = torch.tensor(list(ids)[-len(logits_NV) :], device=logits_NV.device)
+    chosen_N = logits_NV.gather(1, last_N[:, None])[:, 0]
+    gaps: list[float] = ((logits_NV.max(dim=1).values - chosen_N) / logits_NV.std(dim=1)).tolist()
+    return gaps

@@ -23,6 +23,12 @@ Role = Literal[
 and of integer sums. `copies`: moving without computing, the KV cache included. `sampling`: choosing the token and what
 the engine does for each token outside the model. `unattributed`: launched from nowhere known.
 """
+ModuleRole = Literal["projections", "lm_head", "attention", "norm", "elementwise", "embedding", "model"]
+"""What engines call a module in an annotation of a profile. `attention` is the module around the projections and
+scores, `model` the whole forward pass, in which what no inner module does belongs to residuals, masks and positions.
+"""
+LABEL_PREFIX = "bitbench:"
+"""Such annotations are named so, and then by the module's role."""
 SyncKind = Literal["stream", "event", "device", "blocking_copy"]
 """Ways in which the host waits for a GPU: cudaStreamSynchronize, cudaEventSynchronize, cudaDeviceSynchronize, and a
 copy that returns only when it is done.

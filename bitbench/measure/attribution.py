@@ -3,9 +3,9 @@
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 
-from bitbench.facts.profile import Role
+from bitbench.facts.profile import LABEL_PREFIX, Role
 from bitbench.measure.roles import role_of
-from bitbench.measure.trace import LABEL_PREFIX, HostEvent, Trace
+from bitbench.measure.trace import HostEvent, Trace
 
 Stack = tuple[HostEvent, ...]
 

@@ -8,11 +8,6 @@ from collections.abc import Sequence
 
 from bitbench.facts.profile import Role
 
-MODULE_ROLES = ("projections", "lm_head", "attention", "norm", "elementwise", "embedding", "model")
-"""What engines call a module in an annotation. `attention` is the module around the projections and scores, `model` the
-whole forward pass, in which what no inner module does belongs to residuals, masks and positions.
-"""
-
 # By the library that owns the operator: what it computes, from its documentation and source. Longest prefix wins.
 _OPERATORS: dict[str, Role] = {
     "bitsandbytes::int8_vectorwise_quant": "quantize",
