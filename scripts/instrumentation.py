@@ -1,8 +1,8 @@
 """What measuring costs: the same generation with bitbench's instruments and without, paired and interleaved.
 
-With: a tick of the clock for each token, and a PowerWatch in another process, looking five times as often as in a
-run, so that a short generation holds more than its share of looks. Without: neither. Pairs are short because a shared
-host changes its speed for seconds at a time, which falls out only between neighbours. Prints one JSON line: the
+With: a tick of the clock for each token, and a PowerWatch in another process, looking twice as often as in a run; it
+looks first when it starts, so that also a short generation holds a look. Without: neither. Pairs are short because a
+shared host changes its speed for seconds at a time, which falls out only between neighbours. Prints one JSON line: the
 Hodges-Lehmann estimate of log(with / without) over pairs (the median of their pairwise means, which single disturbances
 hardly move) and its 95% interval by Wilcoxon's signed ranks.
 
@@ -25,7 +25,7 @@ from bitbench.results.machine import collect
 
 PROMPT = parse_workload("p40-n64")
 _NORMAL_QUANTILE = 1.96  # of 0.975
-_LOOK_PERIOD_S = LOOK_PERIOD_S / 5
+_LOOK_PERIOD_S = LOOK_PERIOD_S / 2
 
 
 def worker(model_name: str, method: str, device: str, output_len: int, pipe: Connection) -> None:
@@ -78,8 +78,8 @@ def main() -> None:
     parser.add_argument("model")
     parser.add_argument("--method", default="fp16")
     parser.add_argument("--device", default="cuda:0")
-    parser.add_argument("--seconds", type=float, default=300.0, help="how long to go on taking pairs")
-    parser.add_argument("--output-len", type=int, default=8)
+    parser.add_argument("--seconds", type=float, default=280.0, help="how long to go on taking pairs")
+    parser.add_argument("--output-len", type=int, default=16)
     arguments = parser.parse_args()
     context = multiprocessing.get_context("spawn")
     pipe, other = context.Pipe()

@@ -85,6 +85,13 @@ class Decoder:
             cache = new_cache(self.config, 1, len(ids), self.dtype, self.device)
             return self.forward.logits(torch.tensor([list(ids)], device=self.device), cache, num_last)[0]
 
+    def in_float32(self) -> "Decoder":
+        """The same stored matrices with float32 arithmetic: what kernels and 16-bit arithmetic are compared with."""
+        import torch
+
+        weights, c = self.forward.weights.with_vectors(torch.float32), self.config
+        return Decoder(c, Forward(c, weights, self.forward.cos_sin), torch.float32, self.device)
+
     def _empty_cache(self, batch_size: int, room: int) -> KVCache:
         """The one of the last generation where it is large enough, else a new one."""
         if self._cache is None or self._cache.keys.shape[1] != batch_size or self._cache.room < room:

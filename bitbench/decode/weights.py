@@ -5,7 +5,7 @@ Projections that read the same vector are stacked: query, key and value; gate an
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
@@ -33,6 +33,11 @@ class LayerWeights:
     gate_up: Matrix
     down: Matrix
 
+    def with_vectors(self, dtype: Any) -> "LayerWeights":
+        """Norms and biases in another type, the matrices as they are stored."""
+        names = ("input_norm", "qkv_bias", "q_norm", "k_norm", "post_norm")
+        return replace(self, **{name: v.to(dtype) for name in names if (v := getattr(self, name)) is not None})
+
 
 @dataclass(frozen=True, slots=True)
 class Weights:
@@ -55,6 +60,11 @@ class Weights:
         )
         tables = self.head.num_bytes + (0 if self.embedding is self.head else self.embedding.num_bytes)
         return layers + int(vectors + self.final_norm.nbytes) + tables
+
+    def with_vectors(self, dtype: Any) -> "Weights":
+        """Norms and biases in another type, which is that of the activations; the matrices as they are stored."""
+        layers = tuple(layer.with_vectors(dtype) for layer in self.layers)
+        return replace(self, layers=layers, final_norm=self.final_norm.to(dtype))
 
 
 class _Tensors:

@@ -12,7 +12,6 @@ from bitbench.engines import hf_loading
 from bitbench.engines.base import LinearLayer, Matrices, OnToken, Supported, TextTokens
 from bitbench.engines.memory_errors import memory_errors
 from bitbench.engines.packages import missing_packages
-from bitbench.engines.step_clock import StepClock
 from bitbench.engines.tokens import encode, gaps_below_top, text_tokens
 from bitbench.facts.errors import Unsupported
 from bitbench.facts.messages import Checkpoint
@@ -33,7 +32,6 @@ class FusedModel:
         self.clock: Callable[[], float] = time.monotonic
         self._decoder, self._tokenizer, self._make_steps = decoder, tokenizer, make_steps
         self._steps: Steps | None = None
-        self._clock = StepClock(decoder.device)
 
     def encode(self, text: str) -> list[int] | None:
         """Token ids under the chat template; None without a tokenizer."""
@@ -57,7 +55,7 @@ class FusedModel:
             self.synchronize()
             if on_token:
                 on_token()
-            self._clock.time_steps(steps.step, output_len - 1)
+            steps.advance(output_len - 1)
             return [steps.tokens(len(prompt), output_len)]
 
     def _prepared(self, room: int) -> Steps:
@@ -68,8 +66,8 @@ class FusedModel:
         return self._steps
 
     def step_times_s(self) -> tuple[float, ...]:
-        """The gaps between the tokens of the last generation, by CUDA events."""
-        return self._clock.gaps_s()
+        """The gaps between the tokens of the last generation, by the GPU's own clock, which the kernel reads."""
+        return self._steps.step_times_s() if self._steps else ()
 
     def logits(self, ids: Sequence[int], num_last: int) -> Any:
         """By the plain decoder over all ids at once, float32 [num_last][vocab]. Raises OutOfMemory."""
@@ -86,7 +84,7 @@ class FusedModel:
             rows = [steps.logits().clone()]
             for token in forced_ids[:-1]:
                 steps.force(token)
-                steps.step()
+                steps.advance(1, keep_logits=True)
                 rows.append(steps.logits().clone())
             return torch.stack(rows)
 
@@ -158,9 +156,9 @@ class FusedModel:
 
 
 def _step_kernel(decoder: decoders.Decoder, room: int) -> Steps:
-    from bitbench.decode.step_kernel import StepKernel
+    from bitbench.decode.step_kernel import on_cuda
 
-    return StepKernel(decoder.config, decoder.forward, decoder.device, room)
+    return on_cuda(decoder.forward, decoder.device, room)
 
 
 class FusedEngine:

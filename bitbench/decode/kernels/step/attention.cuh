@@ -1,0 +1,316 @@
+// Attention of the new token over the cache, one key head and one part of the context a block: the query heads that
+// share a key head (up to eight) are the columns of the products, so keys and values are read once for all of them.
+//
+// Keys lie as [position][dimension] and values as [dimension][position], so that both are rows of a left operand and a
+// lane reads 16 bytes of them at once. What lies in the cache is asked for before the query is there. The new token's
+// own key and value come with the query and are put in their places in registers.
+
+#define GROUP_HEADS (HEADS / KV_HEADS)
+#define CHUNK 32         // positions that a warp takes at a time
+#define NEVER (-1e30f)   // the score of a position that is not seen
+#define LOG2_E 1.4426950408889634f
+#define QUERY_ROW (HEAD_DIM + 32)  // 16-bit numbers; rows begin in alternate halves of the banks
+
+static_assert(HEADS % KV_HEADS == 0 && GROUP_HEADS <= 8, "up to eight query heads share a key head");
+static_assert(HEAD_DIM == 64 || HEAD_DIM == 128, "heads of 64 or 128");
+
+struct AttentionScratch {
+  alignas(16) u16 query[8][QUERY_ROW];
+  alignas(16) u16 key[HEAD_DIM], value[HEAD_DIM];
+  alignas(16) u16 weight[WARPS][8][CHUNK];
+  float most[WARPS][8], sum[WARPS][8];
+  float out[WARPS][GROUP_HEADS][HEAD_DIM];
+};
+
+DEVICE float warp_sum(float v) {
+  UNROLL
+  for (int d = 16; d; d /= 2) v += from_lane(v, d);
+  return v;
+}
+
+// Into how many parts a context is cut. One up to two rounds of a block: joining parts costs a phase of its own.
+DEVICE int num_splits(int length) {
+  const int round = CHUNK * WARPS, most = num_blocks() / KV_HEADS, wanted = (length + round - 1) / round;
+  return wanted <= 2 || most < 2 ? 1 : wanted < most ? wanted : most;
+}
+
+// The query heads of a key head, its new key and its new value, from packets: norms (where the model has them),
+// rotation, 16 bits. A warp a head; `append` writes key and value into the cache.
+DEVICE void receive_heads(const Step& s, int layer, int kv, int position, u32 tag, bool append, AttentionScratch& a) {
+  constexpr int turn = HEAD_DIM / 2, each = turn / 32;
+  float cosine[each], sine[each];
+  UNROLL
+  for (int j = 0; j < each; ++j) {
+    cosine[j] = load_constant(s.cos_sin + position * turn + lane() + 32 * j);
+    sine[j] = load_constant(s.cos_sin + (s.context + position) * turn + lane() + 32 * j);
+  }
+  for (int h = warp(); h < GROUP_HEADS + 2; h += WARPS) {
+    const int row = h < GROUP_HEADS ? (kv * GROUP_HEADS + h) * HEAD_DIM
+                                    : Q_SIZE + (h - GROUP_HEADS) * KV_SIZE + kv * HEAD_DIM;
+    float x[each], y[each];
+    UNROLL
+    for (int j = 0; j < each; ++j) {
+      u64 p, q;
+      do {
+        p = load_packet(s.qkv + row + lane() + 32 * j);
+        q = load_packet(s.qkv + row + turn + lane() + 32 * j);
+      } while ((u32)(p >> 32) != tag || (u32)(q >> 32) != tag);
+      x[j] = as_float((u32)p), y[j] = as_float((u32)q);
+    }
+#if QK_NORM
+    if (h <= GROUP_HEADS) {
+      float squares = 0;
+      UNROLL
+      for (int j = 0; j < each; ++j) squares += x[j] * x[j] + y[j] * y[j];
+      const float scale = reciprocal_root(warp_sum(squares) / HEAD_DIM + (float)EPS);
+      const u16* weight = s.qk_norms + (2 * layer + (h == GROUP_HEADS)) * HEAD_DIM;
+      UNROLL
+      for (int j = 0; j < each; ++j) {
+        x[j] *= scale * low(load_constant(weight + lane() + 32 * j));
+        y[j] *= scale * low(load_constant(weight + turn + lane() + 32 * j));
+      }
+    }
+#endif
+    UNROLL
+    for (int j = 0; j < each; ++j) {
+      const int d = lane() + 32 * j;
+      float first = x[j], second = y[j];
+      if (h <= GROUP_HEADS) {
+        first = x[j] * cosine[j] - y[j] * sine[j];
+        second = y[j] * cosine[j] + x[j] * sine[j];
+      }
+      if (h < GROUP_HEADS) {
+        const float scale = LOG2_E * reciprocal_root((float)HEAD_DIM);
+        first *= scale, second *= scale;
+      }
+      const u32 both = pack(first, second);
+      u16* to = h < GROUP_HEADS ? a.query[h] : h == GROUP_HEADS ? a.key : a.value;
+      to[d] = (u16)both, to[d + turn] = (u16)(both >> 16);
+      if (!append || h < GROUP_HEADS) continue;
+      const u64 head = (u64)layer * KV_HEADS + kv;
+      if (h == GROUP_HEADS) {
+        u16* cache = s.keys + (head * s.context + position) * HEAD_DIM;
+        cache[d] = (u16)both, cache[d + turn] = (u16)(both >> 16);
+      } else {
+        u16* cache = s.values + head * HEAD_DIM * s.context + position;
+        cache[(u64)d * s.context] = (u16)both, cache[(u64)(d + turn) * s.context] = (u16)(both >> 16);
+      }
+    }
+  }
+}
+
+// Keys of 32 positions as left operands: [16 positions each][32 dimensions each][rows g and g + 8].
+struct Keys {
+  Words at[2][HEAD_DIM / 32][2];
+
+  DEVICE void load(const Step& s, u64 head, int start) {
+    UNROLL
+    for (int tile = 0; tile < 2; ++tile)
+      UNROLL
+      for (int chunk = 0; chunk < HEAD_DIM / 32; ++chunk)
+        UNROLL
+        for (int r = 0; r < 2; ++r)
+          at[tile][chunk][r] =
+              load_words(s.keys + (head * s.context + start + 16 * tile + 8 * r + lane() / 4) * HEAD_DIM + 32 * chunk +
+                         8 * (lane() % 4));
+  }
+
+  // The key at `at_position`, counted from the first of these, is the new one.
+  DEVICE void put(const u16* key, int at_position) {
+    UNROLL
+    for (int tile = 0; tile < 2; ++tile)
+      UNROLL
+      for (int chunk = 0; chunk < HEAD_DIM / 32; ++chunk)
+        UNROLL
+        for (int r = 0; r < 2; ++r)
+          if (at_position / 8 == 2 * tile + r && at_position % 8 == lane() / 4)
+            at[tile][chunk][r] = *(const Words*)(key + 32 * chunk + 8 * (lane() % 4));
+  }
+};
+
+// Values of 32 positions as left operands, transposed: [16 dimensions each][rows g and g + 8].
+struct Values {
+  Words at[HEAD_DIM / 16][2];
+
+  DEVICE void load(const Step& s, u64 head, int start) {
+    UNROLL
+    for (int tile = 0; tile < HEAD_DIM / 16; ++tile)
+      UNROLL
+      for (int r = 0; r < 2; ++r)
+        at[tile][r] = load_words(s.values + (head * HEAD_DIM + 16 * tile + 8 * r + lane() / 4) * s.context + start +
+                                 8 * (lane() % 4));
+  }
+
+  // The value at `at_position` is the new one, and those behind it, which nobody has written, are 0.
+  DEVICE void put(const u16* value, int at_position) {
+    const int mine = at_position - 8 * (lane() % 4);
+    u32 keep[4], first[4], second[4];
+    UNROLL
+    for (int j = 0; j < 4; ++j) {
+      keep[j] = mine > 2 * j + 1 ? ~0u : mine == 2 * j + 1 ? 0xffffu : 0u;
+      first[j] = mine == 2 * j ? 1u : 0u, second[j] = mine == 2 * j + 1 ? 0x10000u : 0u;
+    }
+    UNROLL
+    for (int tile = 0; tile < HEAD_DIM / 16; ++tile)
+      UNROLL
+      for (int r = 0; r < 2; ++r) {
+        const u32 v = value[16 * tile + 8 * r + lane() / 4];
+        Words& w = at[tile][r];
+        w.x = (w.x & keep[0]) | v * (first[0] + second[0]), w.y = (w.y & keep[1]) | v * (first[1] + second[1]);
+        w.z = (w.z & keep[2]) | v * (first[2] + second[2]), w.w = (w.w & keep[3]) | v * (first[3] + second[3]);
+      }
+  }
+};
+
+// One key head over positions [begin, end), the last of which may be the new one. Sends 16-bit results where the
+// context is whole, else the part's weighted sums, their maximum and the sum of weights for `join`.
+DEVICE void attend(
+    const Step& s, int layer, int kv, int split, int splits, int position, u32 tag, AttentionScratch& a) {
+  const int length = position + 1, span = ((length + splits - 1) / splits + CHUNK - 1) / CHUNK * CHUNK;
+  const int begin = split * span, end = begin + span < length ? begin + span : length;
+  const u64 head = (u64)layer * KV_HEADS + kv;
+  const int g = lane() / 4, t = lane() % 4, first = begin + CHUNK * warp();
+  Keys keys;
+  Values values;
+  if (first < end) {
+    keys.load(s, head, first);
+    if (HEAD_DIM == 64) values.load(s, head, first);  // registers do not suffice for more
+  }
+  block_sync();  // what the phase before keeps here has been read
+  receive_heads(s, layer, kv, position, tag, position >= begin && position < end, a);
+  block_sync();
+  float most[2] = {NEVER, NEVER}, sum[2] = {0, 0}, out[HEAD_DIM / 16][4];
+  UNROLL
+  for (int i = 0; i < HEAD_DIM / 16; ++i)
+    UNROLL
+    for (int j = 0; j < 4; ++j) out[i][j] = 0;
+  for (int start = first; start < end; start += CHUNK * WARPS) {
+    if (start != first) keys.load(s, head, start);
+    if (start != first || HEAD_DIM != 64) values.load(s, head, start);
+    const bool last = position - start < CHUNK;
+    if (last) keys.put(a.key, position - start);
+    float score[2][4];
+    UNROLL
+    for (int tile = 0; tile < 2; ++tile) {
+      UNROLL
+      for (int j = 0; j < 4; ++j) score[tile][j] = 0;
+      UNROLL
+      for (int chunk = 0; chunk < HEAD_DIM / 32; ++chunk) {
+        const Words q = *(const Words*)(a.query[g] + 32 * chunk + 8 * t);
+        const Words &k = keys.at[tile][chunk][0], &l = keys.at[tile][chunk][1];
+        mma(score[tile], k.x, l.x, k.y, l.y, q.x, q.y);
+        mma(score[tile], k.z, l.z, k.w, l.w, q.z, q.w);
+      }
+    }
+    UNROLL
+    for (int c = 0; c < 2; ++c) {  // the column of head 2t + c
+      float highest = NEVER;
+      UNROLL
+      for (int i = 0; i < 4; ++i) {
+        float& one = score[i / 2][i % 2 * 2 + c];
+        if (start + 8 * i + g > position) one = NEVER;
+        highest = one > highest ? one : highest;
+      }
+      UNROLL
+      for (int d = 4; d < 32; d *= 2) {
+        const float other = from_lane(highest, d);
+        highest = other > highest ? other : highest;
+      }
+      highest = most[c] > highest ? most[c] : highest;
+      const float factor = exp2_fast(most[c] - highest);
+      most[c] = highest, sum[c] *= factor;
+      UNROLL
+      for (int i = 0; i < 4; ++i) {
+        const float weight = exp2_fast(score[i / 2][i % 2 * 2 + c] - highest);
+        sum[c] += weight;
+        a.weight[warp()][2 * t + c][8 * i + g] = (u16)pack(weight, 0);
+      }
+      UNROLL
+      for (int i = 0; i < HEAD_DIM / 16; ++i) out[i][c] *= factor, out[i][2 + c] *= factor;
+    }
+    if (last) values.put(a.value, position - start);
+    warp_sync();
+    const Words w = *(const Words*)(a.weight[warp()][g] + 8 * t);
+    warp_sync();
+    UNROLL
+    for (int i = 0; i < HEAD_DIM / 16; ++i) {
+      const Words &v = values.at[i][0], &u = values.at[i][1];
+      mma(out[i], v.x, u.x, v.y, u.y, w.x, w.y);
+      mma(out[i], v.z, u.z, v.w, u.w, w.z, w.w);
+    }
+  }
+  UNROLL
+  for (int c = 0; c < 2; ++c) {
+    UNROLL
+    for (int d = 4; d < 32; d *= 2) sum[c] += from_lane(sum[c], d);
+    const int h = 2 * t + c;
+    if (g == 0) a.most[warp()][h] = most[c], a.sum[warp()][h] = sum[c];
+    if (h < GROUP_HEADS) {
+      UNROLL
+      for (int i = 0; i < HEAD_DIM / 16; ++i)
+        a.out[warp()][h][16 * i + g] = out[i][c], a.out[warp()][h][16 * i + 8 + g] = out[i][2 + c];
+    }
+  }
+  block_sync();
+  for (int i = thread(); i < GROUP_HEADS * HEAD_DIM / 2; i += THREADS) {
+    const int h = i / (HEAD_DIM / 2), d = i % (HEAD_DIM / 2) * 2, of_all = kv * GROUP_HEADS + h;
+    float top = NEVER, total = 0, x = 0, y = 0;
+    UNROLL
+    for (int w = 0; w < WARPS; ++w) top = a.most[w][h] > top ? a.most[w][h] : top;
+    UNROLL
+    for (int w = 0; w < WARPS; ++w) {
+      const float factor = exp2_fast(a.most[w][h] - top);
+      total = fmaf(a.sum[w][h], factor, total);
+      x = fmaf(a.out[w][h][d], factor, x), y = fmaf(a.out[w][h][d + 1], factor, y);
+    }
+    if (splits == 1) {
+      send(s.attended + (of_all * HEAD_DIM + d) / 2, pack(x / total, y / total), tag);
+    } else {
+      u64* to = s.parts + (u64)(of_all * s.max_splits + split) * (HEAD_DIM + 2);
+      send(to + d, x, tag), send(to + d + 1, y, tag);
+      if (d == 0) send(to + HEAD_DIM, top, tag), send(to + HEAD_DIM + 1, total, tag);
+    }
+  }
+  block_sync();
+}
+
+// The parts of one head. Pairs of dimensions over threads, parts over groups of threads.
+DEVICE void join(const Step& s, int head, int splits, u32 tag, AttentionScratch& a) {
+  constexpr int pairs = HEAD_DIM / 2, groups = THREADS / pairs;
+  const int group = thread() / pairs, d = thread() % pairs * 2;
+  float most = NEVER, total = 0, x = 0, y = 0;
+  block_sync();  // what the phase before keeps here has been read
+  for (int split = group; split < splits; split += groups) {
+    const u64* from = s.parts + (u64)(head * s.max_splits + split) * (HEAD_DIM + 2);
+    u64 p, q, m, n;
+    do {
+      load_packets(from + d, p, q);
+      load_packets(from + HEAD_DIM, m, n);
+    } while ((u32)(p >> 32) != tag || (u32)(q >> 32) != tag || (u32)(m >> 32) != tag || (u32)(n >> 32) != tag);
+    const float theirs = as_float((u32)m), top = theirs > most ? theirs : most;
+    const float old = exp2_fast(most - top), now = exp2_fast(theirs - top);
+    most = top, total = fmaf(as_float((u32)n), now, total * old);
+    x = fmaf(as_float((u32)p), now, x * old), y = fmaf(as_float((u32)q), now, y * old);
+  }
+  float* mine = &a.out[0][0][0] + group * (HEAD_DIM + 2);
+  mine[d] = x, mine[d + 1] = y;
+  if (d == 0) mine[HEAD_DIM] = most, mine[HEAD_DIM + 1] = total;
+  block_sync();
+  if (group == 0) {
+    const float* all = &a.out[0][0][0];
+    float top = NEVER;
+    total = x = y = 0;
+    for (int k = 0; k < groups; ++k) {
+      const float theirs = all[k * (HEAD_DIM + 2) + HEAD_DIM];
+      top = theirs > top ? theirs : top;
+    }
+    for (int k = 0; k < groups; ++k) {
+      const float* one = all + k * (HEAD_DIM + 2);
+      const float factor = exp2_fast(one[HEAD_DIM] - top);
+      total = fmaf(one[HEAD_DIM + 1], factor, total);
+      x = fmaf(one[d], factor, x), y = fmaf(one[d + 1], factor, y);
+    }
+    send(s.attended + (head * HEAD_DIM + d) / 2, pack(x / total, y / total), tag);
+  }
+  block_sync();
+}

@@ -1,0 +1,145 @@
+// What the step kernel asks of the hardware, for sm_90 and later: everything else in this folder is plain C++.
+// tests/decode/emulator holds the same functions for a CPU, so that the kernel's logic is tested without a GPU.
+
+typedef unsigned char u8;
+typedef unsigned short u16;
+typedef unsigned int u32;
+typedef unsigned long long u64;
+
+#define DEVICE __device__ __forceinline__
+#define KERNEL extern "C" __global__ void __launch_bounds__(BLOCK_THREADS, 1)
+#define UNROLL _Pragma("unroll")
+
+DEVICE int thread() { return threadIdx.x; }
+DEVICE int lane() { return threadIdx.x % 32; }
+DEVICE int warp() { return threadIdx.x / 32; }
+DEVICE int block() { return blockIdx.x; }
+DEVICE int num_blocks() { return gridDim.x; }
+DEVICE u8* dynamic_shared() {
+  extern __shared__ __align__(1024) u8 dynamic[];
+  return dynamic;
+}
+
+// ---- numbers ------------------------------------------------------------------------------------------------------
+
+DEVICE float as_float(u32 v) { return __uint_as_float(v); }
+DEVICE u32 as_bits(float v) { return __float_as_uint(v); }
+DEVICE u32 pick_bytes(u32 a, u32 b, u32 selector) { return __byte_perm(a, b, selector); }
+DEVICE float exp2_fast(float x) {
+  float y;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+DEVICE float reciprocal_root(float x) { return rsqrtf(x); }
+DEVICE u64 nanoseconds() {
+  u64 t;
+  asm volatile("mov.u64 %0, %globaltimer;" : "=l"(t));
+  return t;
+}
+DEVICE u32 cycles() { return (u32)clock64(); }
+
+// Two 16-bit numbers in a word, the first in its low half.
+#if BF16
+DEVICE float low(u32 v) { return __uint_as_float(v << 16); }
+DEVICE float high(u32 v) { return __uint_as_float(v & 0xffff0000u); }
+DEVICE u32 pack(float first, float second) {
+  u32 v;
+  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(v) : "f"(second), "f"(first));
+  return v;
+}
+#define MMA_TYPES "f32.bf16.bf16.f32"
+#else
+DEVICE float low(u32 v) {
+  float f;
+  asm("{.reg .b16 l, h; mov.b32 {l, h}, %1; cvt.f32.f16 %0, l;}" : "=f"(f) : "r"(v));
+  return f;
+}
+DEVICE float high(u32 v) {
+  float f;
+  asm("{.reg .b16 l, h; mov.b32 {l, h}, %1; cvt.f32.f16 %0, h;}" : "=f"(f) : "r"(v));
+  return f;
+}
+DEVICE u32 pack(float first, float second) {
+  u32 v;
+  asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(v) : "f"(second), "f"(first));
+  return v;
+}
+#define MMA_TYPES "f32.f16.f16.f32"
+#endif
+
+// c += A B on one warp's tensor cores: A 16 x 16, B 16 x 8, both of 16-bit numbers (PTX ISA, mma.m16n8k16). With
+// g = lane / 4 and t = lane % 4: a = A[g][2t, 2t+1], A[g+8][2t, 2t+1], A[g][2t+8, 2t+9], A[g+8][2t+8, 2t+9];
+// b = B[2t, 2t+1][g], B[2t+8, 2t+9][g]; c = C[g][2t], C[g][2t+1], C[g+8][2t], C[g+8][2t+1].
+DEVICE void mma(float (&c)[4], u32 a0, u32 a1, u32 a2, u32 a3, u32 b0, u32 b1) {
+  asm("mma.sync.aligned.m16n8k16.row.col." MMA_TYPES " {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+      : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+      : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
+}
+
+// ---- within a block -----------------------------------------------------------------------------------------------
+
+template <class T> DEVICE T from_lane(T v, int flip) { return __shfl_xor_sync(~0u, v, flip); }
+DEVICE void warp_sync() { __syncwarp(); }
+DEVICE void block_sync_all() { __syncthreads(); }
+// The warps that multiply, without the producer.
+DEVICE void block_sync() { asm volatile("bar.sync 1, %0;" ::"n"(THREADS) : "memory"); }
+
+DEVICE u32 shared_address(const void* p) { return (u32)__cvta_generic_to_shared(p); }
+DEVICE void mbarrier_init(u64* b, u32 count) {
+  asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(shared_address(b)), "r"(count) : "memory");
+}
+DEVICE void mbarrier_init_done() { asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory"); }
+DEVICE void mbarrier_arrive(u64* b) {
+  asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(shared_address(b)) : "memory");
+}
+DEVICE void mbarrier_expect(u64* b, u32 bytes) {
+  asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(shared_address(b)), "r"(bytes)
+               : "memory");
+}
+DEVICE void mbarrier_wait(u64* b, u32 parity) {
+  asm volatile(
+      "{\n .reg .pred done;\n again:\n"
+      " mbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1;\n @!done bra again;\n}" ::"r"(shared_address(b)),
+      "r"(parity)
+      : "memory");
+}
+
+// ---- memory -------------------------------------------------------------------------------------------------------
+
+// From global to shared memory by the copy engine, counted by the barrier. What is read once a step need not stay in
+// L2.
+DEVICE void bulk_copy(void* to, const void* from, u32 bytes, u64* full) {
+  asm volatile(
+      "{\n .reg .b64 once;\n createpolicy.fractional.L2::evict_first.b64 once, 1.0;\n"
+      " cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint [%0], [%1], %2, [%3], once;\n}"
+      ::"r"(shared_address(to)), "l"(from), "r"(bytes), "r"(shared_address(full))
+      : "memory");
+}
+
+struct alignas(16) Words {
+  u32 x, y, z, w;
+};
+
+// A number and its tag arrive together: 8 bytes are read and written as one (PTX ISA, memory consistency model).
+DEVICE void store_packet(u64* to, u64 v) {
+  asm volatile("st.relaxed.gpu.global.u64 [%0], %1;" ::"l"(to), "l"(v) : "memory");
+}
+DEVICE u64 load_packet(const u64* from) {
+  u64 v;
+  asm volatile("ld.relaxed.gpu.global.u64 %0, [%1];" : "=l"(v) : "l"(from) : "memory");
+  return v;
+}
+DEVICE void load_packets(const u64* from, u64& a, u64& b) {
+  asm volatile("ld.relaxed.gpu.global.v2.u64 {%0, %1}, [%2];" : "=l"(a), "=l"(b) : "l"(from) : "memory");
+}
+// Written by other blocks of this launch perhaps, so never from L1.
+DEVICE Words load_words(const void* from) {
+  Words v;
+  asm volatile("ld.relaxed.gpu.global.v4.u32 {%0, %1, %2, %3}, [%4];"
+               : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
+               : "l"(from)
+               : "memory");
+  return v;
+}
+DEVICE void fence_all_blocks() { asm volatile("fence.acq_rel.gpu;" ::: "memory"); }
+template <class T> DEVICE T load_constant(const T* from) { return __ldg(from); }

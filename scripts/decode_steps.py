@@ -1,0 +1,164 @@
+"""The step kernel on a GPU: is it right, how fast is it, and where does a step's time go?
+
+For each method: relative RMS error of the logits over teacher-forced positions, against the same stored numbers in
+float32, beside that of the plain decoder in 16 bit; the time of a step; and, with --stamps, the mean cycles between the
+places of a layer, by what a block has to do there. Appends one JSON line a method with --out.
+
+    python scripts/decode_steps.py shape:qwen2.5-0.5b --method fp16 --method awq-int4
+"""
+
+import argparse
+import json
+import statistics
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from bitbench.decode import decoder as decoders
+from bitbench.decode.step_kernel import StepKernel, on_cuda
+from bitbench.decode.step_source import NUM_WARPS, source_hash
+from bitbench.facts.messages import PrepareTask
+from bitbench.facts.models import parse_model
+from bitbench.facts.workloads import parse_workload
+from bitbench.methods.checkpoint import prepare
+from bitbench.results.machine import collect
+
+STORED = {"fp16": "fp16", "bf16": "bf16", "int8-wo": "fp16", "awq-int4": "awq-int4", "awq-int4-head8": "awq-int4"}
+DEVICE = "cuda:0"
+SEGMENTS = ("receive from_down", "q, k, v", "attention", "receive attended", "o", "receive from_o", "norm", "gate, up")
+SEGMENTS += ("receive inner", "down")
+
+
+@torch.inference_mode()
+def errors(kernel: StepKernel, decoder: decoders.Decoder, num_positions: int) -> dict[str, float]:
+    """Relative RMS over vocabulary and positions: of the kernel's steps, and of the plain decoder at once."""
+    ids = parse_workload(f"p{40 + num_positions}-n2").token_ids(0, decoder.config.vocab_size)[0]
+    exact = decoder.in_float32().logits(ids[:-1], num_positions)
+    plain = decoder.logits(ids[:-1], num_positions)
+    kernel.start(ids[:40])
+    rows = []
+    for token in ids[40:-1]:
+        kernel.force(token)
+        kernel.logits().fill_(float("nan"))
+        kernel.advance(1, keep_logits=True)
+        rows.append(kernel.logits().clone())
+    stepped, exact, plain = torch.stack(rows), exact[1:], plain[1:]
+    scale = exact.square().mean().sqrt()
+    return {
+        "step_error": float((stepped - exact).square().mean().sqrt() / scale),
+        "plain_error": float((plain - exact).square().mean().sqrt() / scale),
+        "same_top": float((stepped.argmax(-1) == exact.argmax(-1)).float().mean()),
+    }
+
+
+def timed(kernel: StepKernel, vocab_size: int, prompt_len: int, output_len: int, repeats: int) -> dict[str, Any]:
+    """Microseconds of a step: by the device's clock, and by the host around whole generations."""
+    workload = parse_workload(f"p{prompt_len}-n{output_len}")
+    host, device, tokens = [], [], []
+    for repeat in range(repeats):
+        kernel.start(workload.token_ids(repeat % 3, vocab_size)[0])
+        torch.cuda.synchronize()
+        began = time.perf_counter()
+        kernel.advance(output_len - 1)
+        torch.cuda.synchronize()
+        host.append((time.perf_counter() - began) / (output_len - 1) * 1e6)
+        device.append(statistics.median(kernel.step_times_s()) * 1e6)
+        tokens.append(kernel.tokens(prompt_len, output_len))
+    same = all(a == tokens[i % 3] for i, a in enumerate(tokens))
+    return {
+        "host_us": [round(v, 2) for v in host],
+        "device_us": [round(v, 2) for v in device],
+        "tokens_per_s": round(1e6 / statistics.median(host), 1),
+        "repeats_equal": same,
+    }
+
+
+def where(kernel: StepKernel) -> dict[str, dict[str, float]]:
+    """Mean cycles of each segment of a layer, by kind of block, and the head's; the first layer is left out."""
+    stamps = kernel.stamps().long().cpu()
+    shares = kernel._buffers["shares"].cpu()
+    layers = stamps[:, 1:-1]
+    kinds = {
+        "all blocks": torch.ones(len(shares), dtype=torch.bool),
+        "with q, k, v": shares[:, 1] > 0,
+        "with o": shares[:, 3] > 0,
+        "with down": shares[:, 7] > 0,
+        "without down": shares[:, 7] == 0,
+        "last block (attention)": torch.arange(len(shares)) == len(shares) - 1,
+    }
+    found = {}
+    for kind, chosen in kinds.items():
+        part = layers[chosen]
+        if not len(part):
+            continue
+        has_o, has_down = bool((shares[chosen][:, 3] > 0).all()), bool((shares[chosen][:, 7] > 0).all())
+        at = [0, 1, 2, 3, *([4] if has_o else []), 5, 6, 7, 8, *([9] if has_down else []), 10]
+        names = [name for i, name in enumerate(SEGMENTS) if (i != 3 or has_o) and (i != 8 or has_down)]
+        steps = (part[:, :, at[1:]] - part[:, :, at[:-1]]) % 2**32
+        row = {name: round(float(v), 1) for name, v in zip(names, steps.float().mean(dim=(0, 1)), strict=True)}
+        row["layer"] = round(float(((part[:, 1:, 0] - part[:, :-1, 0]) % 2**32).float().mean()), 1)
+        found[kind] = row
+    head = stamps[:, -1]
+    found["lm_head"] = {
+        "norm, multiply": round(float(((head[:, 1] - head[:, 0]) % 2**32).float().mean()), 1),
+        "choose": round(float(((head[:, 2] - head[:, 1]) % 2**32).float().mean()), 1),
+        "all layers": round(float(((head[:, 0] - stamps[:, 0, 0]) % 2**32).float().mean()), 1),
+    }
+    return found
+
+
+def main() -> None:
+    """One line a method."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model")
+    parser.add_argument("--method", action="append", choices=tuple(STORED))
+    parser.add_argument("--warps", type=int, action="append")
+    parser.add_argument("--prompt-len", type=int, default=40)
+    parser.add_argument("--output-len", type=int, default=128)
+    parser.add_argument("--positions", type=int, default=256, help="teacher-forced, for the error; 0 leaves it out")
+    parser.add_argument("--repeats", type=int, default=9)
+    parser.add_argument("--define", action="append", default=[], help="a macro of the kernel, NAME=VALUE")
+    parser.add_argument("--stamps", action="store_true")
+    parser.add_argument("--out", type=Path)
+    arguments = parser.parse_args()
+    environment = collect(DEVICE)
+    room = -(-max(40 + arguments.positions, arguments.prompt_len + arguments.output_len) // 256) * 256
+    extra = dict(one.split("=", 1) for one in arguments.define)
+    for method in arguments.method or ["fp16", "awq-int4"]:
+        stored = STORED[method]
+        task = PrepareTask(model=parse_model(arguments.model), method=stored, device=DEVICE)
+        decoder = decoders.load(Path(prepare(task, lambda _: None).path), method, DEVICE)
+        for warps in arguments.warps or [NUM_WARPS]:
+            kernel = on_cuda(decoder.forward, DEVICE, room, warps, extra)
+            line: dict[str, Any] = {"model": arguments.model, "method": method, "warps": warps, "define": extra}
+            line |= timed(
+                kernel, decoder.config.vocab_size, arguments.prompt_len, arguments.output_len, arguments.repeats
+            )
+            if arguments.positions:
+                line |= errors(kernel, decoder, arguments.positions)
+            print({k: v for k, v in line.items() if k != "model"}, flush=True)
+            if arguments.stamps:
+                profiled = on_cuda(decoder.forward, DEVICE, room, warps, {**extra, "PROFILE": "1"})
+                timed(profiled, decoder.config.vocab_size, arguments.prompt_len, arguments.output_len, 2)
+                line["cycles"] = where(profiled)
+                for kind, row in line["cycles"].items():
+                    print(f"  {kind:24}", row, flush=True)
+                del profiled
+            line |= {
+                "prompt_len": arguments.prompt_len,
+                "output_len": arguments.output_len,
+                "device_name": environment.device_name,
+                "versions": environment.versions,
+                "kernel_source": source_hash(),
+            }
+            if arguments.out:
+                with arguments.out.open("a", encoding="utf-8") as out:
+                    out.write(json.dumps(line) + "\n")
+            del kernel
+            torch.cuda.empty_cache()
+
+
+if __name__ == "__main__":
+    main()

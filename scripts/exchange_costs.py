@@ -1,0 +1,74 @@
+"""What a boundary between two phases of a persistent kernel costs, by different means (exchange_costs.cu).
+
+Prints a table and, with --out, appends one JSON line a variant: microseconds a phase, the median of several launches.
+
+    python scripts/exchange_costs.py --out results/exchange-costs.jsonl
+"""
+
+import argparse
+import json
+import statistics
+from pathlib import Path
+
+import torch
+
+from bitbench.decode.step_kernel import include_dirs
+from bitbench.results.machine import collect
+
+SOURCE = Path(__file__).with_suffix(".cu")
+VARIANTS = {"counter": 0, "packets": 1, "packets16": 2, "copies2": 3, "copies4": 3, "copies8": 3, "nap": 4}
+_THREADS = 256
+
+
+def microseconds(variant: str, size: int, phases: int, launches: int) -> tuple[float, float]:
+    """Median and fastest time of a phase, by CUDA events around a whole launch. Checks that all blocks agree."""
+    copies = int(variant[6:]) if variant.startswith("copies") else 1
+    options = [f"-DVARIANT={VARIANTS[variant]}", f"-DSIZE={size}", f"-DCOPY={copies}", "--std=c++17"]
+    kernel = torch.cuda._compile_kernel(
+        SOURCE.read_text(encoding="utf-8"), "exchange", cuda_include_dirs=include_dirs(), nvcc_options=options
+    )
+    blocks = torch.cuda.get_device_properties(0).multi_processor_count
+    times = []
+    for _ in range(launches):
+        vector = torch.zeros(4 * copies * size + 64, dtype=torch.int64, device="cuda")
+        plain, counter = torch.zeros(2 * size, device="cuda"), torch.zeros(1, dtype=torch.int32, device="cuda")
+        cycles, out = torch.zeros(blocks, dtype=torch.int64, device="cuda"), torch.zeros(blocks, device="cuda")
+        began, ended = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        began.record()
+        kernel((blocks, 1, 1), (_THREADS, 1, 1), [vector, plain, counter, cycles, out, phases])
+        ended.record()
+        torch.cuda.synchronize()
+        assert (out == out[0]).all() and torch.isfinite(out[0]), "blocks disagree about what they read"
+        times.append(began.elapsed_time(ended) * 1e3 / phases)
+    return statistics.median(times), min(times)
+
+
+def main() -> None:
+    """All variants at the vector sizes of Qwen2.5-0.5B (hidden) and 7B."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--phases", type=int, default=4000)
+    parser.add_argument("--launches", type=int, default=5)
+    parser.add_argument("--out", type=Path)
+    arguments = parser.parse_args()
+    environment = collect("cuda:0")
+    for size in (896, 2048):
+        for variant in VARIANTS:
+            median, least = microseconds(variant, size, arguments.phases, arguments.launches)
+            print(f"{size:5} numbers, {variant:10} {median:6.3f} us a phase (fastest {least:.3f})", flush=True)
+            line = {
+                "variant": variant,
+                "numbers": size,
+                "phases": arguments.phases,
+                "launches": arguments.launches,
+                "median_us": round(median, 4),
+                "min_us": round(least, 4),
+                "device_name": environment.device_name,
+                "versions": environment.versions,
+            }
+            if arguments.out:
+                with arguments.out.open("a", encoding="utf-8") as out:
+                    out.write(json.dumps(line) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,209 @@
+// The hardware that the step kernel asks for, emulated on a CPU: every thread is a fiber, and whoever waits lets others
+// run, in an order drawn anew each round. Copies arrive late and in any order. Only the logic is tested: memory is
+// sequentially consistent here.
+
+#include <sys/mman.h>
+#include <ucontext.h>
+
+#include <cmath>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <random>
+#include <type_traits>
+#include <vector>
+
+typedef unsigned char u8;
+typedef unsigned short u16;
+typedef unsigned int u32;
+typedef unsigned long long u64;
+
+#define DEVICE inline
+#define KERNEL static void
+#define UNROLL
+
+// ---- fibers -------------------------------------------------------------------------------------------------------
+
+struct Meeting {  // of a known number of fibers
+  int arrived = 0, round = 0;
+};
+
+struct Warp {
+  Meeting meeting;
+  u64 slot[32];
+  u32 operand[32][6];
+};
+
+struct Block {
+  int index;
+  Meeting consumers, all;
+  std::vector<Warp> warps;
+  u8* shared;
+};
+
+struct Fiber {
+  ucontext_t context;
+  Block* block;
+  int thread;
+  bool done;
+  const char* where;  // what it waits for
+};
+
+struct Copy {
+  void* to;
+  const void* from;
+  u32 bytes;
+  u64* full;
+};
+
+static ucontext_t scheduler;
+static Fiber* current;
+static std::vector<Copy> copies;
+static int grid_size;
+static std::mt19937 dice;
+static u64 rounds;
+
+static void yield(const char* where) {
+  current->where = where;
+  swapcontext(&current->context, &scheduler);
+}
+
+static void meet(Meeting& m, int size, const char* where) {
+  const int round = m.round;
+  if (++m.arrived == size) {
+    m.arrived = 0, ++m.round;
+    return;
+  }
+  while (m.round == round) yield(where);
+}
+
+inline int thread() { return current->thread; }
+inline int lane() { return current->thread % 32; }
+inline int warp() { return current->thread / 32; }
+inline int block() { return current->block->index; }
+inline int num_blocks() { return grid_size; }
+inline u8* dynamic_shared() { return current->block->shared; }
+static Warp& my_warp() { return current->block->warps[warp()]; }
+
+// ---- numbers ------------------------------------------------------------------------------------------------------
+
+template <class To, class From> static To same_bits(From v) {
+  To to;
+  static_assert(sizeof(To) == sizeof(From), "bits are kept");
+  memcpy(&to, &v, sizeof to);
+  return to;
+}
+inline float as_float(u32 v) { return same_bits<float>(v); }
+inline u32 as_bits(float v) { return same_bits<u32>(v); }
+inline u32 pick_bytes(u32 a, u32 b, u32 selector) {
+  const u64 both = (u64)b << 32 | a;
+  u32 v = 0;
+  for (int i = 0; i < 4; ++i) v |= (u32)(both >> 8 * (selector >> 4 * i & 7) & 255) << 8 * i;
+  return v;
+}
+inline float exp2_fast(float x) { return exp2f(x); }
+inline float reciprocal_root(float x) { return 1.0f / sqrtf(x); }
+inline u64 nanoseconds() { return rounds; }
+inline u32 cycles() { return (u32)rounds; }
+#if BF16
+inline float low(u32 v) { return as_float(v << 16); }
+inline float high(u32 v) { return as_float(v & 0xffff0000u); }
+static u32 round16(float f) {
+  const u32 v = as_bits(f);
+  return (v + 0x7fffu + (v >> 16 & 1)) >> 16;
+}
+#else
+inline float low(u32 v) { return (float)same_bits<_Float16>((u16)v); }
+inline float high(u32 v) { return (float)same_bits<_Float16>((u16)(v >> 16)); }
+static u32 round16(float f) { return same_bits<u16>((_Float16)f); }
+#endif
+inline u32 pack(float first, float second) { return round16(first) | round16(second) << 16; }
+
+// ---- within a block -----------------------------------------------------------------------------------------------
+
+inline void warp_sync() { meet(my_warp().meeting, 32, "its warp"); }
+inline void block_sync() { meet(current->block->consumers, THREADS, "its block"); }
+inline void block_sync_all() { meet(current->block->all, BLOCK_THREADS, "its whole block"); }
+
+template <class T> T from_lane(T v, int flip) {
+  Warp& w = my_warp();
+  u64 raw = 0;
+  memcpy(&raw, &v, sizeof v);
+  w.slot[lane()] = raw;
+  warp_sync();
+  memcpy(&v, &w.slot[lane() ^ flip], sizeof v);
+  warp_sync();
+  return v;
+}
+
+inline void mma(float (&c)[4], u32 a0, u32 a1, u32 a2, u32 a3, u32 b0, u32 b1) {
+  Warp& w = my_warp();
+  const u32 mine[6] = {a0, a1, a2, a3, b0, b1};
+  memcpy(w.operand[lane()], mine, sizeof mine);
+  warp_sync();
+  for (int i = 0; i < 4; ++i) {
+    const int row = lane() / 4 + i / 2 * 8, column = lane() % 4 * 2 + i % 2;
+    for (int k = 0; k < 16; ++k) {
+      const u32 a = w.operand[row % 8 * 4 + k % 8 / 2][row / 8 + k / 8 * 2];
+      const u32 b = w.operand[column * 4 + k % 8 / 2][4 + k / 8];
+      c[i] += (k % 2 ? high(a) : low(a)) * (k % 2 ? high(b) : low(b));
+    }
+  }
+  warp_sync();
+}
+
+struct Mbarrier {
+  u16 count, pending;
+  u32 phase;
+};
+static Mbarrier& barrier(u64* b) { return *(Mbarrier*)b; }
+inline void mbarrier_init(u64* b, u32 count) { barrier(b) = {(u16)count, (u16)count, 0}; }
+inline void mbarrier_init_done() {}
+inline void mbarrier_arrive(u64* b) {
+  Mbarrier& m = barrier(b);
+  if (m.pending == 0) abort();
+  if (--m.pending == 0) m.pending = m.count, ++m.phase;
+}
+inline void mbarrier_expect(u64*, u32) {}  // the copy arrives for both
+inline void mbarrier_wait(u64* b, u32 parity) {
+  while ((barrier(b).phase & 1) == parity) yield("an mbarrier");
+}
+
+// ---- memory -------------------------------------------------------------------------------------------------------
+
+inline void bulk_copy(void* to, const void* from, u32 bytes, u64* full) {
+  memset(to, 0xff, bytes);  // what is read too early is not a number
+  copies.push_back({to, from, bytes, full});
+}
+static void some_copies() {
+  for (size_t i = 0; i < copies.size();) {
+    if (dice() % 4) {
+      ++i;
+      continue;
+    }
+    const Copy one = copies[i];
+    copies[i] = copies.back(), copies.pop_back();
+    memcpy(one.to, one.from, one.bytes);
+    mbarrier_arrive(one.full);
+  }
+}
+
+struct alignas(16) Words {
+  u32 x, y, z, w;
+};
+inline void store_packet(u64* to, u64 v) { *(volatile u64*)to = v; }
+inline u64 load_packet(const u64* from) {
+  yield("a packet");
+  return *(const volatile u64*)from;
+}
+inline void load_packets(const u64* from, u64& a, u64& b) {
+  if ((u64)from % 16) abort();
+  yield("packets");
+  a = ((const volatile u64*)from)[0], b = ((const volatile u64*)from)[1];
+}
+inline Words load_words(const void* from) {
+  if ((u64)from % 16) abort();
+  return *(const Words*)from;
+}
+inline void fence_all_blocks() {}
+template <class T> T load_constant(const T* from) { return *from; }
