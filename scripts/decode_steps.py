@@ -27,8 +27,17 @@ from bitbench.results.machine import collect
 
 STORED = {"fp16": "fp16", "bf16": "bf16", "int8-wo": "fp16", "awq-int4": "awq-int4", "awq-int4-head8": "awq-int4"}
 DEVICE = "cuda:0"
-SEGMENTS = ("receive from_down", "q, k, v", "attention", "receive attended", "o", "receive from_o", "norm", "gate, up")
-SEGMENTS += ("receive inner", "down")
+PLACES = (
+    "q, k, v received",
+    "q, k, v",
+    "attended received",
+    "o",
+    "from_o received",
+    "gate, up",
+    "inner received",
+    "down",
+)
+LOGITS, CHOSEN = 9, 10  # lm_head's places, in the row behind the layers
 
 
 @torch.inference_mode()
@@ -76,35 +85,34 @@ def timed(kernel: StepKernel, vocab_size: int, prompt_len: int, output_len: int,
 
 
 def where(kernel: StepKernel) -> dict[str, dict[str, float]]:
-    """Mean cycles of each segment of a layer, by kind of block, and the head's; the first layer is left out."""
+    """Mean cycles up to each place of a layer from the place before, by what a block has to do; without the first and
+    the last layer.
+    """
     stamps = kernel.stamps().long().cpu()
-    shares = kernel._buffers["shares"].cpu()
-    layers = stamps[:, 1:-1]
+    counts = kernel._buffers["shares"].cpu()[:, 5:10]
     kinds = {
-        "all blocks": torch.ones(len(shares), dtype=torch.bool),
-        "with q, k, v": shares[:, 1] > 0,
-        "with o": shares[:, 3] > 0,
-        "with down": shares[:, 7] > 0,
-        "without down": shares[:, 7] == 0,
-        "last block (attention)": torch.arange(len(shares)) == len(shares) - 1,
+        "q, k, v and down": (counts[:, 0] > 0) & (counts[:, 3] > 0),
+        "o and down": (counts[:, 1] > 0) & (counts[:, 3] > 0),
+        "without down": (counts[:, 3] == 0) & (counts[:, 2] > 0),
     }
     found = {}
     for kind, chosen in kinds.items():
-        part = layers[chosen]
-        if not len(part):
+        if not chosen.any():
             continue
-        has_o, has_down = bool((shares[chosen][:, 3] > 0).all()), bool((shares[chosen][:, 7] > 0).all())
-        at = [0, 1, 2, 3, *([4] if has_o else []), 5, 6, 7, 8, *([9] if has_down else []), 10]
-        names = [name for i, name in enumerate(SEGMENTS) if (i != 3 or has_o) and (i != 8 or has_down)]
-        steps = (part[:, :, at[1:]] - part[:, :, at[:-1]]) % 2**32
-        row = {name: round(float(v), 1) for name, v in zip(names, steps.float().mean(dim=(0, 1)), strict=True)}
-        row["layer"] = round(float(((part[:, 1:, 0] - part[:, :-1, 0]) % 2**32).float().mean()), 1)
-        found[kind] = row
-    head = stamps[:, -1]
+        has = (counts[chosen] > 0).all(dim=0)
+        places = [i for i in range(8) if i in (0, 1, 3, 4, 5, 7) or (i == 2 and has[1]) or (i == 6 and has[3])]
+        layers = stamps[chosen][:, 1:-2, places]
+        following = stamps[chosen][:, 2:-1, :1]
+        steps = torch.cat([layers, following], dim=2).diff(dim=2) % 2**32
+        names = [*(PLACES[i] for i in places[1:]), "from_down received"]
+        found[kind] = {n: round(float(v)) for n, v in zip(names, steps.float().mean(dim=(0, 1)), strict=True)}
+        found[kind]["layer"] = round(float(steps.sum(dim=2).float().mean()))
+    multiplying = counts[:, 4] > 0
+    head, first = stamps[multiplying, -1], stamps[multiplying, 0]
     found["lm_head"] = {
-        "norm, multiply": round(float(((head[:, 1] - head[:, 0]) % 2**32).float().mean()), 1),
-        "choose": round(float(((head[:, 2] - head[:, 1]) % 2**32).float().mean()), 1),
-        "all layers": round(float(((head[:, 0] - stamps[:, 0, 0]) % 2**32).float().mean()), 1),
+        "logits": round(float(((head[:, LOGITS] - head[:, LOGITS - 1]) % 2**32).float().mean())),
+        "chosen": round(float(((head[:, CHOSEN] - head[:, LOGITS]) % 2**32).float().mean())),
+        "all layers": round(float(((head[:, LOGITS - 1] - first[:, 0]) % 2**32).float().mean())),
     }
     return found
 

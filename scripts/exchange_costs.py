@@ -12,7 +12,6 @@ from pathlib import Path
 
 import torch
 
-from bitbench.decode.step_kernel import include_dirs
 from bitbench.results.machine import collect
 
 SOURCE = Path(__file__).with_suffix(".cu")
@@ -24,9 +23,7 @@ def microseconds(variant: str, size: int, phases: int, launches: int) -> tuple[f
     """Median and fastest time of a phase, by CUDA events around a whole launch. Checks that all blocks agree."""
     copies = int(variant[6:]) if variant.startswith("copies") else 1
     options = [f"-DVARIANT={VARIANTS[variant]}", f"-DSIZE={size}", f"-DCOPY={copies}", "--std=c++17"]
-    kernel = torch.cuda._compile_kernel(
-        SOURCE.read_text(encoding="utf-8"), "exchange", cuda_include_dirs=include_dirs(), nvcc_options=options
-    )
+    kernel = torch.cuda._compile_kernel(SOURCE.read_text(encoding="utf-8"), "exchange", nvcc_options=options)
     blocks = torch.cuda.get_device_properties(0).multi_processor_count
     times = []
     for _ in range(launches):

@@ -1,10 +1,9 @@
-"""Which block of the step kernel multiplies what: every phase's tiles dealt out so that all blocks read equally much.
+"""Which block of the step kernel multiplies what.
 
-Memory is busy all the time only if no block's stream is longer than the others'. A phase with fewer tiles than blocks
-goes to blocks that have had less so far; gate and up, which have many, even out what the others left.
+All wait for the block that has most to do in a phase, so a phase's tiles are dealt out evenly. Memory is busy all the
+time only if no block's stream is longer than the others', so what does not come out even goes to blocks that have less.
 """
 
-import heapq
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
@@ -55,10 +54,8 @@ def deal(tiles: Mapping[str, Tiles], num_blocks: int) -> list[Share]:
     gate_up, head = tiles["gate_up"], tiles["head"]
     if gate_up.count < num_blocks:
         raise ValueError(f"{gate_up.count} tiles of gate and up are too few for {num_blocks} blocks")
-    load = [gate_up.num_bytes] * num_blocks
-    counts = {name: _least_first(load, tiles[name]) for name in ("qkv", "o", "down")}
-    extra = _least_first(load, Tiles(gate_up.count - num_blocks, gate_up.num_bytes))
-    counts["gate_up"] = [1 + n for n in extra]
+    load = [0] * num_blocks
+    counts = {name: _evenly(load, tiles[name]) for name in ("qkv", "o", "down", "gate_up")}
     ranges = {name: _ranges(numbers) for name, numbers in counts.items()}
     # lm_head is dealt out by a formula, so that a token's embedding is found without a table.
     cuts = [head.count * block // num_blocks for block in range(num_blocks + 1)]
@@ -69,16 +66,13 @@ def deal(tiles: Mapping[str, Tiles], num_blocks: int) -> list[Share]:
     ]
 
 
-def _least_first(load: list[int], tiles: Tiles) -> list[int]:
-    """How many tiles each block gets, each given to the block with the least bytes so far, to which it adds."""
-    counts = [0] * len(load)
-    waiting = [(size, block) for block, size in enumerate(load)]
-    heapq.heapify(waiting)
-    for _ in range(tiles.count):
-        size, block = heapq.heappop(waiting)
-        counts[block] += 1
-        load[block] = size + tiles.num_bytes
-        heapq.heappush(waiting, (load[block], block))
+def _evenly(load: list[int], tiles: Tiles) -> list[int]:
+    """How many tiles each block gets; those with the least bytes so far get one more. Adds to `load`."""
+    each, more = divmod(tiles.count, len(load))
+    lightest = set(sorted(range(len(load)), key=lambda block: load[block])[:more])
+    counts = [each + (block in lightest) for block in range(len(load))]
+    for block, count in enumerate(counts):
+        load[block] += count * tiles.num_bytes
     return counts
 
 

@@ -1,19 +1,23 @@
 """Launches kernels/step: greedy decode steps at batch 1 as one persistent kernel."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 from typing import Any
 
 from bitbench.decode.config import DecoderConfig
 from bitbench.decode.forward import Forward, new_cache
 from bitbench.decode.step_source import NUM_WARPS, fields, macros, source
-from bitbench.decode.stream import GRANULE, Streams, streams
+from bitbench.decode.stream import GRANULE, Blocks, Streams, streams
+from bitbench.decode.tiles import MOST_TILES, ROWS
 from bitbench.decode.weights import Weights
 from bitbench.facts.errors import Unsupported
 
 _CAPABILITY = (9, 0)
-# Shared memory of a block on these GPUs, and what the kernel keeps beside its ring (struct Shared of step.cu).
+# Shared memory of a block on these GPUs; what of its beginning the ring repeats at its end (sizes.cuh).
 _SHARED_BYTES = 227 * 1024
+_TAIL = 4096
+# More would be missed where the weights are multiplied.
+_MOST_ATTENDING = 8
 _MOST_STEPS = 4096
 _STAMPS_A_LAYER = 12  # of step.cu
 
@@ -41,42 +45,73 @@ def check(config: DecoderConfig, capability: tuple[int, int]) -> None:
         raise Unsupported(f"the step kernel needs groups of a multiple of 64, not {config.group_size}")
 
 
-def num_granules(sizes: dict[str, str]) -> int:
-    """How many granules the ring can have beside what else the kernel keeps in shared memory."""
-    return (_SHARED_BYTES - shared_bytes(sizes)) // GRANULE
+@dataclass(frozen=True, slots=True)
+class Geometry:
+    """How the kernel is laid out on a GPU: blocks that run at once, how many of them, the last ones, are for attention
+    alone, warps in each that multiply, and the length of the ring.
+    """
+
+    num_blocks: int
+    num_attending: int
+    num_warps: int
+    num_granules: int
+
+    @property
+    def multiplying(self) -> Blocks:
+        """A third of the ring at once: while it is worked on, the rest is filled."""
+        return Blocks(self.num_blocks - self.num_attending, self.num_warps, self.num_granules * GRANULE // 3)
+
+    def macros(self) -> dict[str, str]:
+        """As the kernel wants them."""
+        return {"WARPS": str(self.num_warps), "NUM_GRANULES": str(self.num_granules)}
 
 
-def shared_bytes(sizes: dict[str, str]) -> int:
-    """An upper bound of sizeof(Shared), its barriers for 32 granules included."""
-    n = {name: int(value) for name, value in sizes.items() if name != "EPS"}
-    warps, head_dim, heads = n["WARPS"], n["HEAD_DIM"], n["HEADS"] // n["KV_HEADS"]
-    partial = 4 * 2 * 8 * warps * 16
-    attention = 16 * (head_dim + 32) + 4 * head_dim + warps * (512 + 64 + 4 * heads * head_dim)
-    vector = 2 * max(n["HIDDEN"], n["HEADS"] * head_dim, n["INTER"])
-    return 2 * 8 * 32 + 16 * warps + vector + max(partial, attention) + 256
+def geometry(config: DecoderConfig, num_blocks: int, num_warps: int = NUM_WARPS) -> Geometry:
+    """At most so many blocks: each that multiplies needs a tile of gate and up, and a thread of each hears of all."""
+    granules = (_SHARED_BYTES - _TAIL - shared_bytes(config, num_warps)) // GRANULE
+    attending = config.num_kv_heads if config.num_kv_heads <= _MOST_ATTENDING else 0
+    count = min(num_blocks, config.intermediate_size // 8 + attending, 32 * num_warps)
+    return Geometry(count, attending, num_warps, min(granules, 32))
+
+
+def shared_bytes(config: DecoderConfig, num_warps: int) -> int:
+    """What the kernel keeps in shared memory beside its ring, at most."""
+    partial = 4 * 2 * MOST_TILES * num_warps * ROWS
+    group, head_dim = config.num_heads // config.num_kv_heads, config.head_dim
+    attention = 16 * (head_dim + 32) + 4 * head_dim + num_warps * (512 + 64 + 4 * group * head_dim)
+    vector = 2 * max(config.hidden_size, config.q_size, config.intermediate_size)  # that of down is cut, at most
+    return 2 * 8 * 32 + 16 * num_warps + vector + max(partial, attention) + 384
 
 
 @dataclass(slots=True)
 class StepKernel:
     """One sequence on one GPU: `start` reads a prompt, `advance` chooses more tokens on the device.
 
-    `num_blocks` must be able to run at once, which is so for one a multiprocessor.
+    All blocks must be able to run at once, which is so for one a multiprocessor.
     """
 
     forward: Forward
     device: str
     room: int
-    num_blocks: int
+    geometry: Geometry
     launch: Launch
-    num_down_parts: int = field(init=False)
+    _macros: dict[str, str] = field(init=False)
     _buffers: dict[str, Any] = field(init=False)
     _num_steps: int = 0
 
     def __post_init__(self) -> None:
         assert self.room % 32 == 0, "the kernel reads the cache 32 positions at a time"
-        found = streams(self.forward.weights, self.forward.config, self.num_blocks)
-        self.num_down_parts = found.num_down_parts
-        self._buffers = _buffers(self.forward, found, self.device, self.room)
+        found = streams(self.forward.weights, self.forward.config, self.geometry.multiplying)
+        self._macros = {
+            "DOWN_PARTS": str(found.num_down_parts),
+            "UNIT": str(found.unit),
+            "HEAD_UNIT": str(found.head_unit),
+        }
+        self._buffers = _buffers(self.forward, found, self.geometry.num_blocks, self.device, self.room)
+
+    def macros(self) -> dict[str, str]:
+        """What the kernel must be compiled with."""
+        return macros(self.forward.config, self.forward.weights) | self.geometry.macros() | self._macros
 
     def start(self, ids: Sequence[int]) -> None:
         """Read the prompt, as the plain decoder does, and choose the first token."""
@@ -122,7 +157,7 @@ class StepKernel:
         """Cycles at which each block reached each place of the last step, int32 [blocks, layers + 1, 12], where the
         kernel was compiled with PROFILE.
         """
-        return self._buffers["stamps"].reshape(self.num_blocks, -1, _STAMPS_A_LAYER)
+        return self._buffers["stamps"].reshape(self.geometry.num_blocks, -1, _STAMPS_A_LAYER)
 
     def logits(self) -> Any:
         """float32 logits [vocab] of the last step that kept them."""
@@ -135,20 +170,18 @@ def on_cuda(
     """For the GPU `device`, compiled for this model; `extra` are more macros. Raises Unsupported."""
     import torch
 
-    config = forward.config
     properties = torch.cuda.get_device_properties(device)
-    check(config, (properties.major, properties.minor))
-    # Every block needs a tile of gate and up.
-    num_blocks = min(properties.multi_processor_count, config.intermediate_size // 8, 32 * num_warps)
-    kernel = StepKernel(forward, device, room, num_blocks, _never)
-    sizes = macros(config, forward.weights, kernel.num_down_parts, num_warps)
-    granules = num_granules(sizes)
-    options = [f"-D{name}={value}" for name, value in {**sizes, "NUM_GRANULES": str(granules), **(extra or {})}.items()]
-    text = source()
-    compiled = torch.cuda._compile_kernel(text, "decode_steps", nvcc_options=["--std=c++17", *options])
-    shared, names = GRANULE * granules + shared_bytes(sizes), fields(text)
+    check(forward.config, (properties.major, properties.minor))
+    shape = geometry(forward.config, properties.multi_processor_count, num_warps)
+    kernel = StepKernel(forward, device, room, shape, _never)
+    text, options = source(), {**kernel.macros(), **(extra or {})}
+    compiled = torch.cuda._compile_kernel(
+        text, "decode_steps", nvcc_options=["--std=c++17", *(f"-D{name}={value}" for name, value in options.items())]
+    )
+    names = fields(text)
+    shared = GRANULE * shape.num_granules + _TAIL + shared_bytes(forward.config, num_warps)
     compiled.set_shared_memory_config(shared)
-    grid, block = (num_blocks, 1, 1), (32 * (num_warps + 1), 1, 1)
+    grid, block = (shape.num_blocks, 1, 1), (32 * (num_warps + 1), 1, 1)
     kernel.launch = lambda arguments: compiled(grid, block, [*(arguments[name] for name in names), 0], shared)
     return kernel
 
@@ -157,11 +190,11 @@ def _never(arguments: Arguments) -> None:
     raise AssertionError("not compiled yet")
 
 
-def _buffers(forward: Forward, found: Streams, device: str, room: int) -> dict[str, Any]:
+def _buffers(forward: Forward, found: Streams, num_blocks: int, device: str, room: int) -> dict[str, Any]:
     """The kernel's arguments but the last two."""
     import torch
 
-    c, dtype, num_blocks = forward.config, forward.weights.final_norm.dtype, len(found.shares)
+    c, dtype = forward.config, forward.weights.final_norm.dtype
     max_splits = max(1, num_blocks // c.num_kv_heads)
 
     def zeros(*shape: int, dtype: Any = torch.int64) -> Any:
@@ -169,7 +202,7 @@ def _buffers(forward: Forward, found: Streams, device: str, room: int) -> dict[s
 
     return {
         "streams": found.packed,
-        "shares": _shares(found).to(device),
+        "shares": _shares(found, num_blocks).to(device),
         **_vectors(forward.weights, zeros(0)),
         "cos_sin": forward.cos_sin[:, :room].contiguous(),
         "keys": zeros(c.num_layers, c.num_kv_heads, room, c.head_dim, dtype=dtype),
@@ -191,6 +224,7 @@ def _buffers(forward: Forward, found: Streams, device: str, room: int) -> dict[s
         "stream_granules": found.packed.shape[1] // GRANULE,
         "context": room,
         "max_splits": max_splits,
+        "multiplying": len(found.shares),
     }
 
 
@@ -210,12 +244,15 @@ def _vectors(w: Weights, none: Any) -> dict[str, Any]:
     }
 
 
-def _shares(found: Streams) -> Any:
-    """`struct Share` of every block, int32 [blocks, 12]."""
+def _shares(found: Streams, num_blocks: int) -> Any:
+    """`struct Share` of every block, int32 [blocks, 27]; all 0 for those that do not multiply."""
     import torch
 
-    rows = [
-        [n for part in (s.qkv, s.o, s.gate_up, s.down, s.head) for n in (part.first, part.count)] + [granules, offset]
-        for s, granules, offset in zip(found.shares, found.num_granules, found.head_offset, strict=True)
-    ]
-    return torch.tensor(rows, dtype=torch.int32)
+    names = ("qkv", "o", "gate_up", "down", "head")
+    plans = [n for name in names for n in astuple(found.plans[name])]
+    rows = torch.zeros(num_blocks, 5 * len(names) + 2, dtype=torch.int32)
+    for row, share, granules, offset in zip(rows, found.shares, found.num_granules, found.head_offset, strict=False):
+        parts = [getattr(share, name) for name in names]
+        fields = [p.first for p in parts] + [p.count for p in parts] + plans + [granules, offset]
+        row.copy_(torch.tensor(fields, dtype=torch.int32))
+    return rows

@@ -42,8 +42,8 @@ def source_hash() -> str:
     return hashlib.sha256(source().encode()).hexdigest()[:12]
 
 
-def macros(config: DecoderConfig, weights: Weights, num_down_parts: int, num_warps: int = NUM_WARPS) -> dict[str, str]:
-    """Sizes that the kernel is compiled for."""
+def macros(config: DecoderConfig, weights: Weights) -> dict[str, str]:
+    """What the kernel must know of the model when it is compiled."""
     import torch
 
     layer = weights.layers[0]
@@ -59,12 +59,9 @@ def macros(config: DecoderConfig, weights: Weights, num_down_parts: int, num_war
         "QKV_BIAS": int(config.qkv_bias),
         "QK_NORM": int(config.qk_norm),
         "TIED": int(weights.embedding is weights.head),
-        "GROUP": config.group_size or 64,
         "BITS": _bits(layer.qkv),
         "HEAD_BITS": _bits(weights.head),
-        "DOWN_PARTS": num_down_parts,
         "BF16": int(weights.final_norm.dtype == torch.bfloat16),
-        "WARPS": num_warps,
     }
     return {name: str(value) for name, value in values.items()}
 

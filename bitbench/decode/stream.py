@@ -1,16 +1,17 @@
 """Weights in the order in which the step kernel reads them: for each block one stream of bytes.
 
 What a block reads in a step follows in its stream without gaps, layer by layer its tiles of q, k, v | o | gate and up |
-down, and after the last layer those of lm_head (tiles.py, deal.py).
+down, and after the last layer those of lm_head (tiles.py, deal.py). Down is cut into
+parts of its inputs; a block has tiles of one part only.
 """
 
 from dataclasses import dataclass
 from typing import Any
 
 from bitbench.decode.config import DecoderConfig
-from bitbench.decode.deal import Range, Share, Tiles, deal, down_parts
+from bitbench.decode.deal import Share, Tiles, deal, down_parts
 from bitbench.decode.matrix import Dense, Int4Groups, Int8Rows, Matrix
-from bitbench.decode.tiles import tiles
+from bitbench.decode.tiles import Parts, Plan, parts, unit_inputs
 from bitbench.decode.weights import LayerWeights, Weights
 
 GRANULE = 8192
@@ -19,68 +20,96 @@ GRANULE = 8192
 
 @dataclass(frozen=True, slots=True)
 class Streams:
-    """`packed`: uint8 [blocks, bytes]. `num_granules` and `head_offset` say of each block how long its stream is, and
-    where in it lm_head begins.
+    """`packed`: uint8 [blocks, bytes]. `plans` are by the fields of Share. `num_granules` and `head_offset` say of each
+    block how long its stream is, and where in it lm_head begins. `unit` and `head_unit`: inputs of a unit.
     """
 
     packed: Any
     shares: tuple[Share, ...]
+    plans: dict[str, Plan]
     num_granules: tuple[int, ...]
     head_offset: tuple[int, ...]
     num_down_parts: int
+    unit: int
+    head_unit: int
 
 
-def streams(weights: Weights, config: DecoderConfig, num_blocks: int) -> Streams:
+@dataclass(frozen=True, slots=True)
+class Blocks:
+    """The blocks that multiply: how many, the warps of each that do, and how many bytes these may work on at once."""
+
+    count: int
+    num_warps: int
+    most_bytes: int
+
+
+def streams(weights: Weights, config: DecoderConfig, blocks: Blocks) -> Streams:
     """The streams of all blocks. Raises ValueError for more blocks than tiles of gate and up."""
+    num_parts = down_parts(config.hidden_size, config.intermediate_size, config.group_size or 32, blocks.count)
+    unit, head_unit = _units(weights, config, num_parts)
+    pieces: list[list[Any]] = [[] for _ in range(blocks.count)]
+    shares: list[Share] = []
+    plans: dict[str, Plan] = {}
+
+    def append(found: dict[str, Parts]) -> None:
+        for name, matrix in found.items():
+            plans[name] = matrix.plan(blocks.num_warps, blocks.most_bytes)
+            for mine, share in zip(pieces, shares, strict=True):
+                part = getattr(share, name)
+                mine.extend(matrix.stream(part.first, part.count, plans[name]))
+
+    head = {"head": parts(weights.head, head_unit)}
+    for layer in weights.layers:
+        matrices = _of_layer(layer, config, num_parts, unit)
+        if not shares:
+            sizes = {name: Tiles(p.num_tiles, p.tile_bytes) for name, p in (matrices | head).items()}
+            shares = deal(sizes, blocks.count)
+        append(matrices)
+    offsets = [sum(piece.numel() for piece in mine) for mine in pieces]
+    append(head)
+    packed, lengths = _joined(pieces, weights.final_norm.device)
+    return Streams(packed, tuple(shares), plans, lengths, tuple(offsets), num_parts, unit, head_unit)
+
+
+def _joined(pieces: list[list[Any]], device: Any) -> tuple[Any, tuple[int, ...]]:
+    """Each block's pieces one after another in a row, uint8 [blocks, bytes], and granules each row fills."""
     import torch
 
-    parts = down_parts(config.hidden_size, config.intermediate_size, config.group_size or 32, num_blocks)
-    pieces: list[list[Any]] = [[] for _ in range(num_blocks)]
-    shares: list[Share] | None = None
-    for layer in weights.layers:
-        matrices = _of_layer(layer, config, parts)
-        if shares is None:
-            head_TZ = tiles(weights.head)
-            shares = deal({name: _size(t) for name, t in (matrices | {"head": head_TZ}).items()}, num_blocks)
-        for name, tiles_TZ in matrices.items():
-            for block, share in enumerate(shares):
-                pieces[block].append(_cut(tiles_TZ, getattr(share, name)))
-    assert shares is not None
-    offsets = [sum(piece.numel() for piece in mine) for mine in pieces]
-    for mine, share in zip(pieces, shares, strict=True):
-        mine.append(_cut(head_TZ, share.head))
-    sizes = [-(-sum(piece.numel() for piece in mine) // GRANULE) for mine in pieces]
-    packed = torch.zeros(num_blocks, max(sizes) * GRANULE, dtype=torch.uint8, device=weights.final_norm.device)
+    lengths = [-(-sum(piece.numel() for piece in mine) // GRANULE) for mine in pieces]
+    packed = torch.zeros(len(pieces), max(lengths) * GRANULE, dtype=torch.uint8, device=device)
     for row, mine in zip(packed, pieces, strict=True):
         at = 0
         for piece in mine:
             row[at : at + piece.numel()] = piece
             at += piece.numel()
         mine.clear()
-    return Streams(packed, tuple(shares), tuple(sizes), tuple(offsets), parts)
+    return packed, tuple(lengths)
 
 
-def _of_layer(layer: LayerWeights, config: DecoderConfig, parts: int) -> dict[str, Any]:
-    """The tiles of a layer's matrices, uint8 [T, Z] each, in the order of reading; keys are fields of Share."""
+def _units(weights: Weights, config: DecoderConfig, num_parts: int) -> tuple[int, int]:
+    """Inputs of a unit in the layers, where all matrices have the same, and in lm_head."""
+    inputs = (config.hidden_size, config.q_size, config.intermediate_size // num_parts)
+    grouped = isinstance(weights.head, Int4Groups)
+    return (
+        unit_inputs(inputs, config.group_size),
+        unit_inputs((config.hidden_size,), config.group_size if grouped else 0),
+    )
+
+
+def _of_layer(layer: LayerWeights, config: DecoderConfig, num_parts: int, unit: int) -> dict[str, Parts]:
+    """The tiles of a layer's matrices in the order of reading; keys are fields of Share."""
     import torch
 
-    inputs = config.intermediate_size // parts
+    inputs = config.intermediate_size // num_parts
     # Eight rows of gate, then the same eight of up, so that both meet in one tile.
     order = torch.arange(2 * config.intermediate_size).reshape(2, -1, 8).transpose(0, 1).flatten()
+    cut = [parts(_inputs(layer.down, i * inputs, (i + 1) * inputs), unit) for i in range(num_parts)]
     return {
-        "qkv": tiles(layer.qkv),
-        "o": tiles(layer.o),
-        "gate_up": tiles(_rows(layer.gate_up, order)),
-        "down": torch.cat([tiles(_inputs(layer.down, i * inputs, (i + 1) * inputs)) for i in range(parts)]),
+        "qkv": parts(layer.qkv, unit),
+        "o": parts(layer.o, unit),
+        "gate_up": parts(_rows(layer.gate_up, order), unit),
+        "down": Parts(torch.cat([p.units_TUZ for p in cut]), torch.cat([p.ends_TZ for p in cut])),
     }
-
-
-def _size(tiles_TZ: Any) -> Tiles:
-    return Tiles(tiles_TZ.shape[0], tiles_TZ.shape[1])
-
-
-def _cut(tiles_TZ: Any, part: Range) -> Any:
-    return tiles_TZ[part.first : part.first + part.count].flatten()
 
 
 def _rows(matrix: Matrix, index: Any) -> Matrix:

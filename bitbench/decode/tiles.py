@@ -1,31 +1,69 @@
 """Matrices in the order in which a warp's lanes need them for products on tensor cores (kernels/step/product.cuh).
 
-A tile is 16 rows with all their inputs. Lane 4 g + t of a warp holds rows g and g + 8, and of every 32 inputs the eight
-from 8 t on, which it uses in two products of 16 inputs, four in each. In 16 bits a lane's 16 bytes are one product's.
-In 8 bits (q + 128) they are those of 32 inputs, and after the tile's last input come 16 float32 scales. In 4 bits they
-are those of 64, in words of eight inputs whose nibbles lie in the order 0 2 4 6 1 3 5 7, and after each group come 16
-pairs of float16: scale, zero point.
-Shapes: T tiles, Z bytes of a tile, C chunks of 32 inputs, G groups; within a tile h halves of 8 rows, g rows, t lanes
-of a row, s products, p pairs, e the two numbers of a pair.
+A tile is 16 rows with all their inputs, cut into units of neighbouring inputs. Lane 4 g + t of a warp holds rows g and
+g + 8, and of every 32 inputs the eight from 8 t on, which it uses in two products of 16 inputs, four in each. In 16
+bits a lane's 16 bytes are one product's. In 8 bits (q + 128) they are those of 32 inputs; 16 float32 scales belong to
+the whole tile. In 4 bits they are those of 64, in words of eight inputs whose nibbles lie in the order 0 2 4 6 1 3 5 7;
+a unit is a group and ends with pairs of float16, scale and zero point, of rows 0, 8, 1, 9 and so on.
+Shapes: T tiles, U units, Z bytes of a part; C chunks of 32 inputs; within a tile h halves of 8 rows, g rows, t lanes of
+a row, s products, p pairs, e the two numbers of a pair.
 """
 
+from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any
 
 from bitbench.decode.matrix import Dense, Int4Groups, Int8Rows, Matrix
 
 ROWS = 16
+MOST_TILES = 8
+"""At most so many are multiplied between two synchronisations (TILES of product.cuh)."""
 _NIBBLES = (0, 2, 4, 6, 1, 3, 5, 7)
 """Which of the eight inputs of a word lies in each nibble, from the lowest."""
 
 
-def tiles(matrix: Matrix) -> Any:
-    """All tiles, uint8 [T, Z]; rows are filled up to whole tiles with zeros."""
-    if isinstance(matrix, Dense):
-        return _dense(matrix)
-    if isinstance(matrix, Int8Rows):
-        return _int8(matrix)
-    assert isinstance(matrix, Int4Groups)
-    return _int4(matrix)
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How a matrix is worked on (struct Plan of product.cuh): `units` of a tile, `batch` tiles that are multiplied
+    between two synchronisations, `segment` units that are waited for at once.
+    """
+
+    units: int
+    batch: int
+    segment: int
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """All tiles of a matrix: their units, uint8 [T, U, Z], and what belongs to whole tiles, uint8 [T, Z]."""
+
+    units_TUZ: Any
+    ends_TZ: Any
+
+    @property
+    def num_tiles(self) -> int:
+        """The matrix's rows over 16, rounded up."""
+        return int(self.units_TUZ.shape[0])
+
+    @property
+    def tile_bytes(self) -> int:
+        """Of one tile."""
+        return int(self.units_TUZ.shape[1] * self.units_TUZ.shape[2] + self.ends_TZ.shape[1])
+
+    def plan(self, num_warps: int, most_bytes: int) -> Plan:
+        """For so many warps, with at most so many bytes at once, but a unit for each warp."""
+        units, unit_bytes = int(self.units_TUZ.shape[1]), int(self.units_TUZ.shape[2])
+        batch = max(1, min(MOST_TILES, most_bytes // (min(units, num_warps) * unit_bytes)))
+        rounds = max(1, most_bytes // (batch * unit_bytes * num_warps))
+        return Plan(units, batch, min(units, rounds * num_warps))
+
+    def stream(self, first: int, count: int, plan: Plan) -> list[Any]:
+        """The bytes of some tiles in batches, in each unit after unit of all its tiles, then what belongs to tiles."""
+        pieces = []
+        for start in range(first, first + count, plan.batch):
+            tiles = slice(start, min(start + plan.batch, first + count))
+            pieces += [self.units_TUZ[tiles].transpose(0, 1).flatten(), self.ends_TZ[tiles].flatten()]
+        return pieces
 
 
 def num_tiles(rows: int) -> int:
@@ -33,37 +71,61 @@ def num_tiles(rows: int) -> int:
     return -(-rows // ROWS)
 
 
-def _dense(matrix: Dense) -> Any:
+def unit_inputs(inputs: Iterable[int], group_size: int) -> int:
+    """Inputs of a unit that suits matrices with so many inputs: a group where there are groups."""
+    return group_size or next(size for size in (128, 64, 32) if all(n % size == 0 for n in inputs))
+
+
+def parts(matrix: Matrix, unit: int) -> Parts:
+    """In units of so many inputs; rows are filled up to whole tiles with zeros."""
+    if isinstance(matrix, Dense):
+        return _dense(matrix, unit)
+    if isinstance(matrix, Int8Rows):
+        return _int8(matrix, unit)
+    assert isinstance(matrix, Int4Groups) and matrix.group_size == unit
+    return _int4(matrix)
+
+
+def _dense(matrix: Dense, unit: int) -> Parts:
     import torch
 
     w = _whole(matrix.weight_OI)
-    w_ThgCtspe = w.reshape(-1, 2, 8, w.shape[1] // 32, 4, 2, 2, 2)
-    return w_ThgCtspe.permute(0, 3, 5, 2, 4, 6, 1, 7).reshape(w.shape[0] // ROWS, -1).contiguous().view(torch.uint8)
+    count, chunks = w.shape[0] // ROWS, w.shape[1] // 32
+    w_ThgCtspe = w.reshape(count, 2, 8, chunks, 4, 2, 2, 2)
+    in_order = w_ThgCtspe.permute(0, 3, 5, 2, 4, 6, 1, 7).reshape(count, w.shape[1] // unit, -1)
+    return Parts(in_order.contiguous().view(torch.uint8), _no_ends(w, count))
 
 
-def _int8(matrix: Int8Rows) -> Any:
+def _int8(matrix: Int8Rows, unit: int) -> Parts:
     import torch
 
     q = _whole((matrix.q_OI.to(torch.int16) + 128).to(torch.uint8))
-    q_ThgCt8 = q.reshape(-1, 2, 8, q.shape[1] // 32, 4, 8)
-    numbers_TZ = q_ThgCt8.permute(0, 3, 2, 4, 1, 5).reshape(q.shape[0] // ROWS, -1)
-    scales_TZ = _whole(matrix.scale_O.float()[:, None]).reshape(-1, ROWS).contiguous().view(torch.uint8)
-    return torch.cat([numbers_TZ, scales_TZ], dim=1)
+    count = q.shape[0] // ROWS
+    q_ThgCt8 = q.reshape(count, 2, 8, q.shape[1] // 32, 4, 8)
+    units_TUZ = q_ThgCt8.permute(0, 3, 2, 4, 1, 5).reshape(count, q.shape[1] // unit, -1)
+    scales_TZ = _whole(matrix.scale_O.float()[:, None]).reshape(count, ROWS).contiguous().view(torch.uint8)
+    return Parts(units_TUZ, scales_TZ)
 
 
-def _int4(matrix: Int4Groups) -> Any:
+def _int4(matrix: Int4Groups) -> Parts:
     import torch
 
     q = _whole(torch.stack((matrix.q_OP & 15, matrix.q_OP >> 4), dim=-1).reshape(matrix.shape[0], -1))
     size = matrix.group_size
-    num_groups, num_tiles_ = q.shape[1] // size, q.shape[0] // ROWS
-    q_ThgGCct8 = q.reshape(num_tiles_, 2, 8, num_groups, size // 64, 2, 4, 8)[..., list(_NIBBLES)]
-    bytes_ThgGCct4 = q_ThgGCct8[..., 0::2] | (q_ThgGCct8[..., 1::2] << 4)
-    numbers_TGZ = bytes_ThgGCct4.permute(0, 3, 4, 2, 6, 5, 1, 7).reshape(num_tiles_, num_groups, -1)
-    pairs_RG2 = _whole(torch.stack((matrix.scale_OG.half(), matrix.zero_OG.half()), dim=-1))
-    ends_TGR2 = pairs_RG2.reshape(num_tiles_, ROWS, num_groups, 2).permute(0, 2, 1, 3).contiguous()
-    ends_TGZ = ends_TGR2.reshape(num_tiles_, num_groups, -1).view(torch.uint8)
-    return torch.cat([numbers_TGZ, ends_TGZ], dim=2).reshape(num_tiles_, -1)
+    num_groups, count = q.shape[1] // size, q.shape[0] // ROWS
+    q_ThgUCct8 = q.reshape(count, 2, 8, num_groups, size // 64, 2, 4, 8)[..., list(_NIBBLES)]
+    bytes_ThgUCct4 = q_ThgUCct8[..., 0::2] | (q_ThgUCct8[..., 1::2] << 4)
+    numbers_TUZ = bytes_ThgUCct4.permute(0, 3, 4, 2, 6, 5, 1, 7).reshape(count, num_groups, -1)
+    pairs_RU2 = _whole(torch.stack((matrix.scale_OG.half(), matrix.zero_OG.half()), dim=-1))
+    pairs_ThgU2 = pairs_RU2.reshape(count, 2, 8, num_groups, 2)
+    ends_TUZ = pairs_ThgU2.permute(0, 3, 2, 1, 4).reshape(count, num_groups, -1).contiguous().view(torch.uint8)
+    return Parts(torch.cat([numbers_TUZ, ends_TUZ], dim=2), _no_ends(q, count))
+
+
+def _no_ends(like: Any, count: int) -> Any:
+    import torch
+
+    return torch.empty(count, 0, dtype=torch.uint8, device=like.device)
 
 
 def _whole(rows: Any) -> Any:

@@ -9,24 +9,23 @@ from pathlib import Path
 import torch
 
 from bitbench.decode.decoder import Decoder
-from bitbench.decode.step_kernel import StepKernel
-from bitbench.decode.step_source import fields, macros, source
+from bitbench.decode.step_kernel import Geometry, StepKernel
+from bitbench.decode.step_source import fields, source
 
 HERE = Path(__file__).parent / "emulator"
 COMPILER = shutil.which("g++") or shutil.which("clang++")
 
 
 def emulated(
-    decoder: Decoder, room: int, folder: Path, num_blocks: int = 3, num_warps: int = 4, seed: int = 1
+    decoder: Decoder, room: int, folder: Path, num_blocks: int = 5, num_warps: int = 4, seed: int = 1
 ) -> StepKernel:
     """A StepKernel whose launches run on the CPU, in an order drawn from `seed` and the number of the launch."""
-    kernel = StepKernel(decoder.forward, "cpu", room, num_blocks, lambda _: None)
-    sizes = macros(decoder.config, decoder.forward.weights, kernel.num_down_parts, num_warps)
-    sizes["NUM_GRANULES"] = "6"  # small, so that the ring goes round often
+    shape = Geometry(num_blocks, decoder.config.num_kv_heads, num_warps, 12)  # a short ring, that it goes round often
+    kernel = StepKernel(decoder.forward, "cpu", room, shape, lambda _: None)
     text = source(device=HERE / "device.cuh")
     library = folder / "emulated.so"
     (folder / "emulated.cc").write_text(text + (HERE / "run.cc").read_text(encoding="utf-8"), encoding="utf-8")
-    options = [f"-D{name}={value}" for name, value in sizes.items()]
+    options = [f"-D{name}={value}" for name, value in kernel.macros().items()]
     command = [COMPILER, "-std=c++17", "-O1", "-w", "-shared", "-fPIC", *options, "emulated.cc", "-o", library.name]
     subprocess.run(command, cwd=folder, check=True)
     run = ctypes.CDLL(str(library)).run

@@ -21,6 +21,7 @@ typedef unsigned long long u64;
 #define DEVICE inline
 #define KERNEL static void
 #define UNROLL
+#define NO_UNROLL
 
 // ---- fibers -------------------------------------------------------------------------------------------------------
 
@@ -153,18 +154,19 @@ inline void mma(float (&c)[4], u32 a0, u32 a1, u32 a2, u32 a3, u32 b0, u32 b1) {
 }
 
 struct Mbarrier {
-  u16 count, pending;
-  u32 phase;
+  u8 count, pending;
+  u16 phase;
+  int bytes;  // still to come
 };
 static Mbarrier& barrier(u64* b) { return *(Mbarrier*)b; }
-inline void mbarrier_init(u64* b, u32 count) { barrier(b) = {(u16)count, (u16)count, 0}; }
+inline void mbarrier_init(u64* b, u32 count) { barrier(b) = {(u8)count, (u8)count, 0, 0}; }
 inline void mbarrier_init_done() {}
 inline void mbarrier_arrive(u64* b) {
   Mbarrier& m = barrier(b);
   if (m.pending == 0) abort();
   if (--m.pending == 0) m.pending = m.count, ++m.phase;
 }
-inline void mbarrier_expect(u64*, u32) {}  // the copy arrives for both
+inline void mbarrier_expect(u64* b, u32 bytes) { barrier(b).bytes += bytes; }  // the last copy arrives for both
 inline void mbarrier_wait(u64* b, u32 parity) {
   while ((barrier(b).phase & 1) == parity) yield("an mbarrier");
 }
@@ -184,7 +186,7 @@ static void some_copies() {
     const Copy one = copies[i];
     copies[i] = copies.back(), copies.pop_back();
     memcpy(one.to, one.from, one.bytes);
-    mbarrier_arrive(one.full);
+    if ((barrier(one.full).bytes -= one.bytes) == 0) mbarrier_arrive(one.full);
   }
 }
 

@@ -9,7 +9,7 @@ static void begin() {
 }
 
 extern "C" int run(const Step* step, int blocks, unsigned seed) {
-  const size_t stack = 256 << 10, shared = RING + sizeof(Shared);
+  const size_t stack = 256 << 10, shared = RING + TAIL + sizeof(Shared);
   arguments = step, grid_size = blocks;
   dice.seed(seed), copies.clear(), rounds = 0;
   std::vector<Block> all(blocks);

@@ -44,19 +44,30 @@ DEVICE void receive_heads(const Step& s, int layer, int kv, int position, u32 ta
     cosine[j] = load_constant(s.cos_sin + position * turn + lane() + 32 * j);
     sine[j] = load_constant(s.cos_sin + (s.context + position) * turn + lane() + 32 * j);
   }
-  for (int h = warp(); h < GROUP_HEADS + 2; h += WARPS) {
-    const int row = h < GROUP_HEADS ? (kv * GROUP_HEADS + h) * HEAD_DIM
-                                    : Q_SIZE + (h - GROUP_HEADS) * KV_SIZE + kv * HEAD_DIM;
-    float x[each], y[each];
+  constexpr int rounds = (GROUP_HEADS + 2 + WARPS - 1) / WARPS;
+  float first[rounds][each], second[rounds][each];
+  bool all;
+  do {
+    all = true;
     UNROLL
-    for (int j = 0; j < each; ++j) {
-      u64 p, q;
-      do {
-        p = load_packet(s.qkv + row + lane() + 32 * j);
-        q = load_packet(s.qkv + row + turn + lane() + 32 * j);
-      } while ((u32)(p >> 32) != tag || (u32)(q >> 32) != tag);
-      x[j] = as_float((u32)p), y[j] = as_float((u32)q);
+    for (int round = 0; round < rounds; ++round) {
+      const int h = warp() + round * WARPS;
+      if (h >= GROUP_HEADS + 2) continue;
+      const int row = h < GROUP_HEADS ? (kv * GROUP_HEADS + h) * HEAD_DIM
+                                      : Q_SIZE + (h - GROUP_HEADS) * KV_SIZE + kv * HEAD_DIM;
+      UNROLL
+      for (int j = 0; j < each; ++j) {
+        const u64 p = load_packet(s.qkv + row + lane() + 32 * j), q = load_packet(s.qkv + row + turn + lane() + 32 * j);
+        all &= (u32)(p >> 32) == tag && (u32)(q >> 32) == tag;
+        first[round][j] = as_float((u32)p), second[round][j] = as_float((u32)q);
+      }
     }
+  } while (!all);
+  UNROLL
+  for (int round = 0; round < rounds; ++round) {
+    const int h = warp() + round * WARPS;
+    if (h >= GROUP_HEADS + 2) continue;
+    float (&x)[each] = first[round], (&y)[each] = second[round];
 #if QK_NORM
     if (h <= GROUP_HEADS) {
       float squares = 0;
@@ -74,16 +85,16 @@ DEVICE void receive_heads(const Step& s, int layer, int kv, int position, u32 ta
     UNROLL
     for (int j = 0; j < each; ++j) {
       const int d = lane() + 32 * j;
-      float first = x[j], second = y[j];
+      float turned = x[j], other = y[j];
       if (h <= GROUP_HEADS) {
-        first = x[j] * cosine[j] - y[j] * sine[j];
-        second = y[j] * cosine[j] + x[j] * sine[j];
+        turned = x[j] * cosine[j] - y[j] * sine[j];
+        other = y[j] * cosine[j] + x[j] * sine[j];
       }
       if (h < GROUP_HEADS) {
         const float scale = LOG2_E * reciprocal_root((float)HEAD_DIM);
-        first *= scale, second *= scale;
+        turned *= scale, other *= scale;
       }
-      const u32 both = pack(first, second);
+      const u32 both = pack(turned, other);
       u16* to = h < GROUP_HEADS ? a.query[h] : h == GROUP_HEADS ? a.key : a.value;
       to[d] = (u16)both, to[d + turn] = (u16)(both >> 16);
       if (!append || h < GROUP_HEADS) continue;

@@ -9,6 +9,7 @@ typedef unsigned long long u64;
 #define DEVICE __device__ __forceinline__
 #define KERNEL extern "C" __global__ void __launch_bounds__(BLOCK_THREADS, 1)
 #define UNROLL _Pragma("unroll")
+#define NO_UNROLL _Pragma("unroll 1")
 
 DEVICE int thread() { return threadIdx.x; }
 DEVICE int lane() { return threadIdx.x % 32; }

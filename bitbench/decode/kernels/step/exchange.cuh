@@ -10,44 +10,25 @@
 DEVICE void send(u64* to, u32 value, u32 tag) { store_packet(to, (u64)tag << 32 | value); }
 DEVICE void send(u64* to, float value, u32 tag) { send(to, as_bits(value), tag); }
 
-// Waits for `n` pairs of packets, in each of `parts` arrays that lie one behind the other, dealt out over the block's
-// threads; `take(i, at, part, a, b)` is called for the thread's i-th pair, which is pair `at` of all.
-template <int n, int parts, class Take>
-DEVICE void receive(const u64* from, u32 tag, Take take) {
-  constexpr int each = (n + THREADS - 1) / THREADS, batch = each * parts < 8 ? each : 8 / parts ? 8 / parts : 1;
-  UNROLL
-  for (int base = 0; base < each; base += batch) {
-    u64 a[batch][parts], b[batch][parts];
+// Waits for `n` pairs of packets, three of each thread at a time; `take(at, a, b)` is called for pair `at`.
+template <class Take>
+DEVICE void receive(const u64* from, int n, u32 tag, Take take) {
+  NO_UNROLL
+  for (int base = thread(); base < n; base += 3 * THREADS) {
+    u64 a[3], b[3];
     bool all;
     do {
       all = true;
       UNROLL
-      for (int i = 0; i < batch; ++i) {
-        const int at = thread() + (base + i) * THREADS;
-        UNROLL
-        for (int p = 0; p < parts; ++p)
-          if (at < n) load_packets(from + 2 * (p * n + at), a[i][p], b[i][p]);
+      for (int i = 0; i < 3; ++i) {
+        a[i] = b[i] = (u64)tag << 32;
+        if (base + i * THREADS < n) load_packets(from + 2 * (base + i * THREADS), a[i], b[i]);
       }
       UNROLL
-      for (int i = 0; i < batch; ++i)
-        UNROLL
-        for (int p = 0; p < parts; ++p)
-          if (thread() + (base + i) * THREADS < n)
-            all &= (u32)(a[i][p] >> 32) == tag && (u32)(b[i][p] >> 32) == tag;
+      for (int i = 0; i < 3; ++i) all &= (u32)(a[i] >> 32) == tag && (u32)(b[i] >> 32) == tag;
     } while (!all);
     UNROLL
-    for (int i = 0; i < batch; ++i)
-      UNROLL
-      for (int p = 0; p < parts; ++p)
-        if (thread() + (base + i) * THREADS < n)
-          take(base + i, thread() + (base + i) * THREADS, p, (u32)a[i][p], (u32)b[i][p]);
+    for (int i = 0; i < 3; ++i)
+      if (base + i * THREADS < n) take(base + i * THREADS, (u32)a[i], (u32)b[i]);
   }
-}
-
-// One packet.
-DEVICE u32 receive_one(const u64* from, u32 tag) {
-  u64 v;
-  do v = load_packet(from);
-  while ((u32)(v >> 32) != tag);
-  return (u32)v;
 }

@@ -2,35 +2,31 @@
 // as far ahead as the ring is long: it depends on no other block, so memory stays busy while the blocks wait for one
 // another. The other warps wait for the granules they read and tell when they will not read them again.
 
+static_assert(NUM_GRANULES <= 32, "a lane for each granule");
+
 struct Ring {
-  const u8* bytes;  // [RING], shared
+  const u8* bytes;  // [RING + TAIL], shared; the tail repeats the beginning
   u64* full;        // [NUM_GRANULES]: a granule's bytes have arrived
   u64* empty;       // [NUM_GRANULES]: no warp will read it again
   u32 first;        // number of the granule with which this step's stream begins
   u32 waited;       // granules that this warp knows to have arrived
   u32 passed;       // granules that this warp will not read again
 
-  // Where in the ring the byte `offset` of this step's stream lies.
-  DEVICE u32 place(u32 offset) const {
-    return (first + offset / GRANULE) % NUM_GRANULES * GRANULE + offset % GRANULE;
-  }
-
-  template <class T> DEVICE T at(u32 place, u32 offset) const {
-    const u32 found = place + offset;
-    return *(const T*)(bytes + (found < RING ? found : found - RING));
+  // Where the byte `offset` of this step's stream lies, and up to TAIL bytes after it.
+  DEVICE const u8* at(u32 offset) const {
+    return bytes + (first + offset / GRANULE) % NUM_GRANULES * GRANULE + offset % GRANULE;
   }
 
   // Until the stream is there up to `end`, exclusive. A parity tells two neighbouring rounds of a slot apart, no more,
-  // so no granule is skipped, and a slot's rounds are waited for one after another.
+  // so no granule is skipped, and never are more waited for at once than the ring has.
   DEVICE void wait(u32 end) { wait_for(first + (end + GRANULE - 1) / GRANULE); }
 
   DEVICE void wait_for(u32 target) {
-    while ((int)(target - waited) > 0) {
-      const u32 n = waited + lane();
-      if (lane() < NUM_GRANULES && (int)(target - n) > 0) mbarrier_wait(full + n % NUM_GRANULES, n / NUM_GRANULES & 1);
-      warp_sync();
-      waited = (int)(target - waited) > NUM_GRANULES ? waited + NUM_GRANULES : target;
-    }
+    if ((int)(target - waited) <= 0) return;
+    const u32 n = waited + lane();
+    if ((int)(target - n) > 0) mbarrier_wait(full + n % NUM_GRANULES, n / NUM_GRANULES & 1);
+    warp_sync();
+    waited = target;
   }
 
   // This warp reads nothing before `end` again. What it has not read it waits for all the same, to keep count of rounds.
@@ -39,7 +35,8 @@ struct Ring {
     if ((int)(target - passed) <= 0) return;
     wait_for(target);
     warp_sync();
-    for (u32 n = passed + lane(); (int)(target - n) > 0; n += 32) mbarrier_arrive(empty + n % NUM_GRANULES);
+    const u32 n = passed + lane();
+    if ((int)(target - n) > 0) mbarrier_arrive(empty + n % NUM_GRANULES);
     passed = target;
   }
 };
@@ -51,8 +48,10 @@ DEVICE void produce(u8* ring, u64* full, u64* empty, const u8* stream, u32 num_g
     for (u32 i = 0; i < num_granules; ++i, ++n) {
       const u32 slot = n % NUM_GRANULES;
       if (n >= NUM_GRANULES) mbarrier_wait(empty + slot, (n / NUM_GRANULES - 1) & 1);
-      mbarrier_expect(full + slot, GRANULE);
-      bulk_copy(ring + slot * GRANULE, stream + (u64)i * GRANULE, GRANULE, full + slot);
+      const u8* from = stream + (u64)i * GRANULE;
+      mbarrier_expect(full + slot, slot ? GRANULE : GRANULE + TAIL);
+      bulk_copy(ring + slot * GRANULE, from, GRANULE, full + slot);
+      if (slot == 0) bulk_copy(ring + RING, from, TAIL, full + slot);
     }
   }
   // No copy may be under way when the block ends, and for padding nobody else waits.

@@ -1,6 +1,6 @@
 // The launcher gives, as macros: HIDDEN INTER LAYERS HEADS KV_HEADS HEAD_DIM VOCAB EPS; BITS and HEAD_BITS (16, 8 or 4)
-// of the layers' and lm_head's weights; GROUP (inputs that share a scale; 4 bits only); QKV_BIAS, QK_NORM, TIED, BF16
-// (0 or 1); DOWN_PARTS, into how many parts the inputs of down are cut; WARPS that multiply; NUM_GRANULES of the ring.
+// of the layers' and lm_head's weights; UNIT and HEAD_UNIT, inputs of a unit of these (product.cuh); QKV_BIAS, QK_NORM, TIED,
+// BF16 (0 or 1); DOWN_PARTS, into how many parts the inputs of down are cut; WARPS that multiply; NUM_GRANULES of the ring.
 
 #ifndef PROFILE
 #define PROFILE 0
@@ -9,3 +9,4 @@
 #define BLOCK_THREADS (THREADS + 32)  // the last warp is the producer
 #define GRANULE 8192
 #define RING (GRANULE * NUM_GRANULES)
+#define TAIL 4096

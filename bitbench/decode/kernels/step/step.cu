@@ -16,12 +16,21 @@
 #define KV_SIZE (KV_HEADS * HEAD_DIM)
 #define QKV_TILES ((Q_SIZE + 2 * KV_SIZE) / 16)
 #define HEAD_TILES ((VOCAB + 15) / 16)
+#define DOWN_INPUTS (INTER / DOWN_PARTS)
 
-// What a block multiplies in each phase: tiles `first` to `first` + `count`. A tile of down is one of a part of the
-// inputs: those of the first part come first. `head_offset` is where in its stream lm_head begins.
+#include "ring.cuh"
+#include "product.cuh"
+
+// The products of a layer in their order, and lm_head's.
+enum { QKV, O, GATE_UP, DOWN, HEAD, NUM_PRODUCTS };
+
+// What a block multiplies: tiles `first` to `first` + `count` of each matrix, and how. A tile of down is one of a part of
+// the inputs: those of the first part come first, and a block has tiles of one part only. A block that has none at all
+// is for attention alone. `head_offset` is where in its stream lm_head begins.
 struct Share {
-  int qkv_first, qkv_count, o_first, o_count, gate_up_first, gate_up_count, down_first, down_count;
-  int head_first, head_count, num_granules, head_offset;
+  int first[NUM_PRODUCTS], count[NUM_PRODUCTS];
+  Plan plan[NUM_PRODUCTS];
+  int num_granules, head_offset;
 };
 
 // The kernel's arguments, pointers first. The launcher reads their names from here.
@@ -52,6 +61,7 @@ struct Share {
   FIELD(int, stream_granules)    /* from one block's stream to the next */                                            \
   FIELD(int, context)            /* positions in cos_sin and in the cache, a multiple of 32 */                        \
   FIELD(int, max_splits)         /* in `parts` */                                                                     \
+  FIELD(int, multiplying)        /* blocks that multiply: the first ones */                                           \
   FIELD(int, num_steps)          /* to take in this launch */                                                         \
   FIELD(int, keep_logits)        /* whether `logits` are written */
 
@@ -60,17 +70,16 @@ struct Step {
   STEP(AS_MEMBER)
 };
 
-#include "ring.cuh"
-#include "product.cuh"
 #include "exchange.cuh"
 #include "attention.cuh"
 
-#define LONGEST_2(a, b) ((a) > (b) ? (a) : (b))
-#define LONGEST LONGEST_2(LONGEST_2(HIDDEN, Q_SIZE), INTER)
+#define LONGER(a, b) ((a) > (b) ? (a) : (b))
+#define LONGEST LONGER(LONGER(HIDDEN, Q_SIZE), DOWN_INPUTS)
 
 struct Shared {
   u64 full[NUM_GRANULES], empty[NUM_GRANULES];
   u64 best[WARPS];
+  Share share;
   float red[WARPS];
   alignas(16) u32 x[LONGEST / 2];  // what the present phase multiplies by, 16 bits each
   union {
@@ -96,10 +105,29 @@ struct Shared {
 struct Residual {
   float first[PAIRS_EACH], second[PAIRS_EACH];
 
-  template <int parts> DEVICE void add(const u64* from, u32 tag) {
-    receive<HIDDEN / 2, parts>(from, tag, [&](int i, int, int, u32 a, u32 b) {
-      first[i] += as_float(a), second[i] += as_float(b);
-    });
+  // `from` holds one array, or `DOWN_PARTS` of them where `in_parts`.
+  DEVICE void add(const u64* from, bool in_parts, u32 tag) {
+    u64 a[PAIRS_EACH][DOWN_PARTS], b[PAIRS_EACH][DOWN_PARTS];
+    bool all;
+    do {
+      all = true;
+      UNROLL
+      for (int i = 0; i < PAIRS_EACH; ++i)
+        UNROLL
+        for (int p = 0; p < DOWN_PARTS; ++p) {
+          const int at = thread() + i * THREADS;
+          a[i][p] = b[i][p] = (u64)tag << 32;
+          if (at < HIDDEN / 2 && (p == 0 || in_parts)) load_packets(from + p * HIDDEN + 2 * at, a[i][p], b[i][p]);
+        }
+      UNROLL
+      for (int i = 0; i < PAIRS_EACH; ++i)
+        UNROLL
+        for (int p = 0; p < DOWN_PARTS; ++p) all &= (u32)(a[i][p] >> 32) == tag && (u32)(b[i][p] >> 32) == tag;
+    } while (!all);
+    UNROLL
+    for (int i = 0; i < PAIRS_EACH; ++i)
+      UNROLL
+      for (int p = 0; p < DOWN_PARTS; ++p) first[i] += as_float((u32)a[i][p]), second[i] += as_float((u32)b[i][p]);
   }
 };
 
@@ -141,26 +169,30 @@ DEVICE void normed(const Residual& r, const NormWeights& weights, Shared& m) {
 DEVICE const u8* stream_of(const Step& s, int block) { return s.streams + (u64)block * s.stream_granules * GRANULE; }
 
 // Numbers 2i and 2i + 1 of a token's embedding. A tied one is read where lm_head lies, in some block's stream.
-DEVICE void embedded(const Step& s, int token, int i, float& first, float& second) {
+DEVICE void embedded(const Step& s, int token, int i, float& x, float& y) {
 #if TIED
-  using T = Tile<HEAD_BITS, HIDDEN>;
-  const int tile = token / 16, row = token % 16, n = num_blocks();
-  const int owner = (int)(((u64)(tile + 1) * n - 1) / HEAD_TILES), k = 2 * i;
+  using U = Unit<HEAD_BITS, HEAD_UNIT>;
+  const int tile = token / 16, row = token % 16, k = 2 * i;
+  const int owner = (int)(((u64)(tile + 1) * s.multiplying - 1) / HEAD_TILES);
   const Share& share = s.shares[owner];
-  const u8* at = stream_of(s, owner) + share.head_offset + (u64)(tile - share.head_first) * T::bytes;
-  const int lane_of = 4 * (row % 8) + k % 32 / 8;
+  const int units = HIDDEN / HEAD_UNIT, index = tile - share.first[HEAD], in_batch = index % share.plan[HEAD].batch;
+  const int left = share.count[HEAD] - (index - in_batch), most = share.plan[HEAD].batch, n = left < most ? left : most;
+  const u8* at = stream_of(s, owner) + share.head_offset + (u64)(index - in_batch) * (units * U::bytes + U::end_bytes);
+  const u8* unit = at + (k / HEAD_UNIT * n + in_batch) * U::bytes;
+  const int in_unit = k % HEAD_UNIT, lane_of = 4 * (row % 8) + k % 32 / 8;
 #if HEAD_BITS == 16
-  at += k / 32 * 1024 + k % 8 / 4 * 512 + 16 * lane_of + k % 4 / 2 * 8 + row / 8 * 4;
-  const u32 two = load_constant((const u32*)at);
-  first = low(two), second = high(two);
+  unit += in_unit / 32 * 1024 + k % 8 / 4 * 512 + 16 * lane_of + k % 4 / 2 * 8 + row / 8 * 4;
+  const u32 two = load_constant((const u32*)unit);
+  x = low(two), y = high(two);
 #else
-  const u16 two = load_constant((const u16*)(at + k / 32 * 512 + 16 * lane_of + row / 8 * 8 + k % 8));
-  const float scale = load_constant((const float*)(at + T::units * T::unit_bytes) + row);
-  first = ((int)(two & 255) - 128) * scale, second = ((int)(two >> 8) - 128) * scale;
+  const u16 two = load_constant((const u16*)(unit + in_unit / 32 * 512 + 16 * lane_of + row / 8 * 8 + k % 8));
+  const float* scales = (const float*)(at + n * units * U::bytes) + in_batch * 16;
+  const float scale = load_constant(scales + row);
+  x = ((int)(two & 255) - 128) * scale, y = ((int)(two >> 8) - 128) * scale;
 #endif
 #else
   const u32 two = load_constant((const u32*)(s.embedding + (u64)token * HIDDEN) + i);
-  first = low(two), second = high(two);
+  x = low(two), y = high(two);
 #endif
 }
 
@@ -209,103 +241,99 @@ DEVICE int choose(const Step& s, u64 best, u32 tag, Shared& m) {
 
 // ---- the kernel ---------------------------------------------------------------------------------------------------
 
-DEVICE void decode(const Step& s, const Share& share, Ring& ring, Shared& m) {
-  int token = *s.token, position = *s.position;
-  const u32 epoch = *s.steps_done;
-  if (block() == 0 && thread() == 0) s.times[0] = nanoseconds();
-  for (int step = 0; step < s.num_steps; ++step, ++position) {
-    u32 at = 0, tag = (epoch + step) * (LAYERS + 1) + 1;
-    const int splits = num_splits(position + 1), unit = num_blocks() - 1 - block();
-    Residual r;
+// One of the products from its vector's arrival to its results' departure. A layer's four run through the same
+// instructions: code that is met once a layer costs more to fetch than to run (docs/log.md). Returns the largest logit.
+template <int bits, int unit_inputs>
+DEVICE u64 product(const Step& s, Ring& ring, u32& at, Residual& r, Shared& m, int which, int layer, u32 tag) {
+  const int first = m.share.first[which], count = m.share.count[which];
+  const Plan plan = m.share.plan[which];
+  const bool of_residual = which != O && which != DOWN;
+  float bias = 0;
+  u64 best = 0;
+  if (count) ring.wait(at + first_segment<bits, unit_inputs>(plan, count));
+  if (of_residual) {
     NormWeights weights;
-    UNROLL
-    for (int i = 0; i < PAIRS_EACH; ++i)
-      if (thread() + i * THREADS < HIDDEN / 2) embedded(s, token, thread() + i * THREADS, r.first[i], r.second[i]);
-    for (int layer = 0; layer < LAYERS; ++layer, ++tag) {
-      STAMP(0);
-      weights.load(s.norms + (u64)2 * layer * HIDDEN);
-      if (layer) r.add<DOWN_PARTS>(s.from_down, tag - 1);
-      STAMP(1);
-      if (share.qkv_count) {
-        const u16* bias = s.qkv_bias + (u64)layer * (Q_SIZE + 2 * KV_SIZE) + share.qkv_first * 16;
-        const int mine = thread() < 16 * share.qkv_count ? thread() : 0;
-        const float ahead = QKV_BIAS ? low(load_constant(bias + mine)) : 0.0f;
-        normed(r, weights, m);
-        multiply<BITS, HIDDEN>(ring, at, m.x, share.qkv_count, m.partial, [&](int tile, int row, float y) {
-          if (tile >= share.qkv_count) return;
-          if (QKV_BIAS) y += tile < TILES ? ahead : low(load_constant(bias + 16 * tile + row));
-          send(s.qkv + (share.qkv_first + tile) * 16 + row, y, tag);
-        });
-      }
-      STAMP(2);
-      for (int u = unit; u < KV_HEADS * splits; u += num_blocks())
-        attend(s, layer, u / splits, u % splits, splits, position, tag, m.attention);
-      if (splits > 1)
-        for (int head = block(); head < HEADS; head += num_blocks()) join(s, head, splits, tag, m.attention);
-      STAMP(3);
-      if (share.o_count) {
-        receive<Q_SIZE / 4, 1>(s.attended, tag, [&](int, int i, int, u32 a, u32 b) {
-          m.x[2 * i] = a, m.x[2 * i + 1] = b;
-        });
-        block_sync();
-        STAMP(4);
-        multiply<BITS, Q_SIZE>(ring, at, m.x, share.o_count, m.partial, [&](int tile, int row, float y) {
-          if (tile < share.o_count) send(s.from_o + (share.o_first + tile) * 16 + row, y, tag);
-        });
-      }
-      STAMP(5);
-      weights.load(s.norms + (u64)(2 * layer + 1) * HIDDEN);
-      r.add<1>(s.from_o, tag);
-      STAMP(6);
-      normed(r, weights, m);
-      STAMP(7);
-      multiply<BITS, HIDDEN>(ring, at, m.x, share.gate_up_count, m.partial, [&](int tile, int row, float y) {
-        // Rows 0 to 7 of a tile are of gate, 8 to 15 the same of up.
-        const float up = from_lane(y, 8), product = y / (1.0f + exp2_fast(-LOG2_E * y)) * up;
-        const float next = from_lane(product, 1);
-        if (tile < share.gate_up_count && row < 8 && row % 2 == 0)
-          send(s.inner + (share.gate_up_first + tile) * 4 + row / 2, pack(product, next), tag);
-      });
-      STAMP(8);
-      if (share.down_count) {
-        constexpr int tiles = HIDDEN / 16, inputs = INTER / DOWN_PARTS;
-        // A block's tiles may begin in one part of the inputs and end in the next.
-        for (int done = 0; done < share.down_count;) {
-          const int part = (share.down_first + done) / tiles, row_tile = (share.down_first + done) % tiles;
-          const int count = share.down_count - done < tiles - row_tile ? share.down_count - done : tiles - row_tile;
-          receive<inputs / 4, 1>(s.inner + part * (inputs / 2), tag, [&](int, int i, int, u32 a, u32 b) {
-            m.x[2 * i] = a, m.x[2 * i + 1] = b;
-          });
-          block_sync();
-          STAMP(9);
-          multiply<BITS, inputs>(ring, at, m.x, count, m.partial, [&](int tile, int row, float y) {
-            if (tile < count) send(s.from_down + part * HIDDEN + (row_tile + tile) * 16 + row, y, tag);
-          });
-          done += count;
-          if (done < share.down_count) block_sync();  // x is free again
-        }
-      }
-      STAMP(10);
-    }
-    constexpr int layer = LAYERS;  // of what follows, for its stamps
-    weights.load(s.norms + (u64)2 * layer * HIDDEN);
-    r.add<DOWN_PARTS>(s.from_down, tag - 1);
-    STAMP(0);
-    normed(r, weights, m);
-    u64 best = 0;
-    multiply<HEAD_BITS, HIDDEN>(ring, at, m.x, share.head_count, m.partial, [&](int tile, int row, float y) {
-      const int of_all = (share.head_first + tile) * 16 + row;
-      if (tile >= share.head_count || of_all >= VOCAB) return;
+    weights.load(s.norms + (u64)(2 * layer + (which == GATE_UP)) * HIDDEN);
+    const u16* biases = s.qkv_bias + (u64)layer * (Q_SIZE + 2 * KV_SIZE) + 16 * first;
+    if (QKV_BIAS && which == QKV && thread() < 16 * count) bias = low(load_constant(biases + thread()));
+    if (which == GATE_UP) r.add(s.from_o, false, tag);
+    else if (layer) r.add(s.from_down, true, tag - 1);
+    STAMP(2 * which);
+    if (count) normed(r, weights, m);
+  } else if (count) {
+    const u64* from = which == O ? s.attended : s.inner + first / (HIDDEN / 16) * (DOWN_INPUTS / 2);
+    receive(from, (which == O ? Q_SIZE : DOWN_INPUTS) / 4, tag, [&](int i, u32 a, u32 b) {
+      m.x[2 * i] = a, m.x[2 * i + 1] = b;
+    });
+    STAMP(2 * which);
+    block_sync();
+  }
+  u64* to = (which == QKV ? s.qkv : which == O ? s.from_o : s.from_down) + 16 * first;
+  multiply<bits, unit_inputs>(ring, at, m.x, plan, count, m.partial, [&](int tile, int row, float y) {
+    const bool whole = tile < count;
+    if (which == GATE_UP) {
+      // Rows 0 to 7 of a tile are of gate, 8 to 15 the same of up.
+      const float up = from_lane(y, 8), inner = y / (1.0f + exp2_fast(-LOG2_E * y)) * up;
+      const float next = from_lane(inner, 1);
+      if (whole && row < 8 && row % 2 == 0) send(s.inner + (first + tile) * 4 + row / 2, pack(inner, next), tag);
+    } else if (which == HEAD) {
+      const int of_all = (first + tile) * 16 + row;
+      if (!whole || of_all >= VOCAB) return;
       const u64 one = ranked(y, of_all);
       best = one > best ? one : best;
       if (s.keep_logits) s.logits[of_all] = y;
-    });
-    STAMP(1);
+    } else if (whole) {
+      if (QKV_BIAS && which == QKV && tile != thread() / ROWS)
+        bias = low(load_constant(s.qkv_bias + (u64)layer * (Q_SIZE + 2 * KV_SIZE) + 16 * (first + tile) + row));
+      send(to + 16 * tile + row, y + bias, tag);
+    }
+  });
+  STAMP(2 * which + 1);
+  return best;
+}
+
+DEVICE void decode(const Step& s, Ring& ring, Shared& m) {
+  int token = *s.token, position = *s.position;
+  const u32 epoch = *s.steps_done;
+  const int unit = num_blocks() - 1 - block();
+  const bool multiplies = block() < s.multiplying;
+  if (block() == 0 && thread() == 0) s.times[0] = nanoseconds();
+  NO_UNROLL
+  for (int step = 0; step < s.num_steps; ++step, ++position) {
+    u32 at = 0, tag = (epoch + step) * (LAYERS + 1) + 1;
+    const int splits = num_splits(position + 1);
+    Residual r;
+    if (multiplies) {
+      UNROLL
+      for (int i = 0; i < PAIRS_EACH; ++i)
+        if (thread() + i * THREADS < HIDDEN / 2) embedded(s, token, thread() + i * THREADS, r.first[i], r.second[i]);
+    }
+    NO_UNROLL
+    for (int layer = 0; layer < LAYERS; ++layer, ++tag) {
+      if (!multiplies) {
+        for (int u = unit; u < KV_HEADS * splits; u += num_blocks())
+          attend(s, layer, u / splits, u % splits, splits, position, tag, m.attention);
+        continue;
+      }
+      NO_UNROLL
+      for (int which = QKV; which <= DOWN; ++which) {
+        if (which == O && unit < KV_HEADS * splits) {
+          for (int u = unit; u < KV_HEADS * splits; u += num_blocks())
+            attend(s, layer, u / splits, u % splits, splits, position, tag, m.attention);
+        }
+        if (which == O && splits > 1) {
+          for (int head = block(); head < HEADS; head += s.multiplying) join(s, head, splits, tag, m.attention);
+        }
+        product<BITS, UNIT>(s, ring, at, r, m, which, layer, tag);
+      }
+    }
+    const u64 best = multiplies ? product<HEAD_BITS, HEAD_UNIT>(s, ring, at, r, m, HEAD, LAYERS, tag) : 0;
     token = choose(s, best, tag, m);
-    STAMP(2);
+    constexpr int layer = LAYERS;
+    STAMP(10);
     if (block() == 0 && thread() == 0) s.output[position + 1] = token, s.times[step + 1] = nanoseconds();
-    ring.release(share.num_granules * GRANULE);  // the padding too
-    ring.first += share.num_granules;
+    ring.release(m.share.num_granules * GRANULE);  // the padding too
+    ring.first += m.share.num_granules;
   }
   if (block() == 0 && thread() == 0) *s.token = token, *s.position = position, *s.steps_done = epoch + s.num_steps;
 }
@@ -316,18 +344,18 @@ DEVICE void decode(const Step& s, const Share& share, Ring& ring, Shared& m) {
 // `unused` only ends the list.
 KERNEL decode_steps(STEP(AS_PARAMETER) int unused) {
   const Step s = {STEP(AS_VALUE)};
-  const Share share = s.shares[block()];
   u8* bytes = dynamic_shared();
-  Shared& m = *(Shared*)(bytes + RING);
+  Shared& m = *(Shared*)(bytes + RING + TAIL);
   if (thread() == 0) {
+    m.share = s.shares[block()];
     for (int i = 0; i < NUM_GRANULES; ++i) mbarrier_init(m.full + i, 1), mbarrier_init(m.empty + i, WARPS);
     mbarrier_init_done();
   }
   block_sync_all();
   if (thread() >= THREADS) {
-    if (thread() == THREADS) produce(bytes, m.full, m.empty, stream_of(s, block()), share.num_granules, s.num_steps);
+    if (thread() == THREADS) produce(bytes, m.full, m.empty, stream_of(s, block()), m.share.num_granules, s.num_steps);
     return;
   }
   Ring ring = {bytes, m.full, m.empty, 0, 0, 0};
-  decode(s, share, ring, m);
+  decode(s, ring, m);
 }
