@@ -27,17 +27,8 @@ from bitbench.results.machine import collect
 
 STORED = {"fp16": "fp16", "bf16": "bf16", "int8-wo": "fp16", "awq-int4": "awq-int4", "awq-int4-head8": "awq-int4"}
 DEVICE = "cuda:0"
-PLACES = (
-    "q, k, v received",
-    "q, k, v",
-    "attended received",
-    "o",
-    "from_o received",
-    "gate, up",
-    "inner received",
-    "down",
-)
-LOGITS, CHOSEN = 9, 10  # lm_head's places, in the row behind the layers
+PRODUCTS = ("qkv", "o", "gate_up", "down", "head")
+PLACES = ("received", "vector", "weights", "operand", "products", "released", "met", "sent")  # each from the one before
 
 
 @torch.inference_mode()
@@ -85,35 +76,22 @@ def timed(kernel: StepKernel, vocab_size: int, prompt_len: int, output_len: int,
 
 
 def where(kernel: StepKernel) -> dict[str, dict[str, float]]:
-    """Mean cycles up to each place of a layer from the place before, by what a block has to do; without the first and
-    the last layer.
+    """Mean cycles between the places of each product, over the blocks that have tiles of it and all layers but the
+    first and the last; `received` begins where the product before ended.
     """
-    stamps = kernel.stamps().long().cpu()
+    stamps = kernel.stamps().long().cpu() & 0xFFFFFFFF
     counts = kernel._buffers["shares"].cpu()[:, 5:10]
-    kinds = {
-        "q, k, v and down": (counts[:, 0] > 0) & (counts[:, 3] > 0),
-        "o and down": (counts[:, 1] > 0) & (counts[:, 3] > 0),
-        "without down": (counts[:, 3] == 0) & (counts[:, 2] > 0),
-    }
-    found = {}
-    for kind, chosen in kinds.items():
-        if not chosen.any():
-            continue
-        has = (counts[chosen] > 0).all(dim=0)
-        places = [i for i in range(8) if i in (0, 1, 3, 4, 5, 7) or (i == 2 and has[1]) or (i == 6 and has[3])]
-        layers = stamps[chosen][:, 1:-2, places]
-        following = stamps[chosen][:, 2:-1, :1]
-        steps = torch.cat([layers, following], dim=2).diff(dim=2) % 2**32
-        names = [*(PLACES[i] for i in places[1:]), "from_down received"]
-        found[kind] = {n: round(float(v)) for n, v in zip(names, steps.float().mean(dim=(0, 1)), strict=True)}
-        found[kind]["layer"] = round(float(steps.sum(dim=2).float().mean()))
-    multiplying = counts[:, 4] > 0
-    head, first = stamps[multiplying, -1], stamps[multiplying, 0]
-    found["lm_head"] = {
-        "logits": round(float(((head[:, LOGITS] - head[:, LOGITS - 1]) % 2**32).float().mean())),
-        "chosen": round(float(((head[:, CHOSEN] - head[:, LOGITS]) % 2**32).float().mean())),
-        "all layers": round(float(((head[:, LOGITS - 1] - first[:, 0]) % 2**32).float().mean())),
-    }
+    found: dict[str, dict[str, float]] = {}
+    for number, name in enumerate(PRODUCTS):
+        rows = stamps[counts[:, number] > 0]
+        rows = rows[:, -1:, number] if name == "head" else rows[:, 1:-2, number]
+        steps = rows.diff(dim=2)[..., : len(PLACES)] % 2**32
+        found[name] = {p: round(float(v)) for p, v in zip(PLACES, steps.float().mean(dim=(0, 1)), strict=True)}
+    multiplying = stamps[counts[:, 4] > 0]
+    layers = multiplying[:, 1:-1, 0, 0].diff(dim=1) % 2**32
+    found["layer"] = {"mean": round(float(layers.float().mean()))}
+    chosen = (multiplying[:, -1, 4, 9] - multiplying[:, -1, 4, 8]) % 2**32
+    found["chosen"] = {"mean": round(float(chosen.float().mean()))}
     return found
 
 
@@ -151,6 +129,9 @@ def main() -> None:
                 profiled = on_cuda(decoder.forward, DEVICE, room, warps, {**extra, "PROFILE": "1"})
                 timed(profiled, decoder.config.vocab_size, arguments.prompt_len, arguments.output_len, 2)
                 line["cycles"] = where(profiled)
+                if arguments.out:
+                    raw = {"stamps": profiled.stamps().cpu(), "shares": profiled._buffers["shares"].cpu()}
+                    torch.save(raw, arguments.out.with_suffix(f".{method}.{len(extra)}.pt"))
                 for kind, row in line["cycles"].items():
                     print(f"  {kind:24}", row, flush=True)
                 del profiled

@@ -53,7 +53,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
   u32 target = 0;
   const u64 began = clock64();
   for (int phase = 1; phase <= phases; ++phase) {
-    const float mine = whole * 1e-3f + row;
+    const float mine = whole * 1e-4f + row;
     float sum = 0;
 #if VARIANT == COUNTER
     if (writes) plain[row] = mine;
@@ -94,7 +94,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
     const u64* from = vector + blockIdx.x % COPY * SIZE;
     if (threadIdx.x < 32 * COPY && threadIdx.x % 32 < count) {
       const int to = first + threadIdx.x % 32;
-      store(vector + threadIdx.x / 32 * SIZE + to, packet(whole * 1e-3f + to, phase));
+      store(vector + threadIdx.x / 32 * SIZE + to, packet(whole * 1e-4f + to, phase));
     }
 #else
     const u64* from = vector;

@@ -19,12 +19,11 @@ VARIANTS = {"counter": 0, "packets": 1, "packets16": 2, "copies2": 3, "copies4":
 _THREADS = 256
 
 
-def microseconds(variant: str, size: int, phases: int, launches: int) -> tuple[float, float]:
+def microseconds(variant: str, size: int, blocks: int, phases: int, launches: int) -> tuple[float, float]:
     """Median and fastest time of a phase, by CUDA events around a whole launch. Checks that all blocks agree."""
     copies = int(variant[6:]) if variant.startswith("copies") else 1
     options = [f"-DVARIANT={VARIANTS[variant]}", f"-DSIZE={size}", f"-DCOPY={copies}", "--std=c++17"]
     kernel = torch.cuda._compile_kernel(SOURCE.read_text(encoding="utf-8"), "exchange", nvcc_options=options)
-    blocks = torch.cuda.get_device_properties(0).multi_processor_count
     times = []
     for _ in range(launches):
         vector = torch.zeros(4 * copies * size + 64, dtype=torch.int64, device="cuda")
@@ -41,30 +40,34 @@ def microseconds(variant: str, size: int, phases: int, launches: int) -> tuple[f
 
 
 def main() -> None:
-    """All variants at the vector sizes of Qwen2.5-0.5B (hidden) and 7B."""
+    """All variants at three sizes of the vector, two of them with fewer blocks too."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--phases", type=int, default=4000)
     parser.add_argument("--launches", type=int, default=5)
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
     environment = collect("cuda:0")
-    for size in (896, 2048):
-        for variant in VARIANTS:
-            median, least = microseconds(variant, size, arguments.phases, arguments.launches)
-            print(f"{size:5} numbers, {variant:10} {median:6.3f} us a phase (fastest {least:.3f})", flush=True)
-            line = {
-                "variant": variant,
-                "numbers": size,
-                "phases": arguments.phases,
-                "launches": arguments.launches,
-                "median_us": round(median, 4),
-                "min_us": round(least, 4),
-                "device_name": environment.device_name,
-                "versions": environment.versions,
-            }
-            if arguments.out:
-                with arguments.out.open("a", encoding="utf-8") as out:
-                    out.write(json.dumps(line) + "\n")
+    most = torch.cuda.get_device_properties(0).multi_processor_count
+    cells = [(size, most, variant) for size in (448, 896, 1792) for variant in VARIANTS]
+    cells += [(896, blocks, variant) for blocks in (8, 32, 64, 100) for variant in ("counter", "packets")]
+    for size, blocks, variant in cells:
+        median, least = microseconds(variant, size, blocks, arguments.phases, arguments.launches)
+        told = f"{blocks:4} blocks, {size:5} numbers, {variant:10}"
+        print(f"{told} {median:6.3f} us a phase (fastest {least:.3f})", flush=True)
+        line = {
+            "variant": variant,
+            "numbers": size,
+            "blocks": blocks,
+            "phases": arguments.phases,
+            "launches": arguments.launches,
+            "median_us": round(median, 4),
+            "min_us": round(least, 4),
+            "device_name": environment.device_name,
+            "versions": environment.versions,
+        }
+        if arguments.out:
+            with arguments.out.open("a", encoding="utf-8") as out:
+                out.write(json.dumps(line) + "\n")
 
 
 if __name__ == "__main__":

@@ -44,18 +44,18 @@ def down_parts(hidden_size: int, inputs: int, unit: int, num_blocks: int) -> int
     return next(parts for parts in range(min(most, 4), 0, -1) if inputs % (parts * unit) == 0)
 
 
-def deal(tiles: Mapping[str, Tiles], num_blocks: int) -> list[Share]:
+def deal(tiles: Mapping[str, Tiles], num_blocks: int, num_o_parts: int) -> list[Share]:
     """The share of each block of the tiles of `qkv`, `o`, `gate_up`, `down` and `head`.
 
-    Each block has at least one tile of gate and up, which the kernel needs.
-
-    Raises ValueError where there are more blocks than such tiles.
+    Each block has at least one tile of gate and up, which the kernel needs, and its tiles of o belong to one part.
+    Raises ValueError where there are more blocks than tiles of gate and up.
     """
     gate_up, head = tiles["gate_up"], tiles["head"]
     if gate_up.count < num_blocks:
         raise ValueError(f"{gate_up.count} tiles of gate and up are too few for {num_blocks} blocks")
     load = [0] * num_blocks
-    counts = {name: _evenly(load, tiles[name]) for name in ("qkv", "o", "down", "gate_up")}
+    counts = {"qkv": _evenly(load, tiles["qkv"]), "o": _by_parts(load, tiles["o"], num_o_parts)}
+    counts |= {name: _evenly(load, tiles[name]) for name in ("down", "gate_up")}
     ranges = {name: _ranges(numbers) for name, numbers in counts.items()}
     # lm_head is dealt out by a formula, so that a token's embedding is found without a table.
     cuts = [head.count * block // num_blocks for block in range(num_blocks + 1)]
@@ -64,6 +64,17 @@ def deal(tiles: Mapping[str, Tiles], num_blocks: int) -> list[Share]:
         Share(ranges["qkv"][b], ranges["o"][b], ranges["gate_up"][b], ranges["down"][b], heads[b])
         for b in range(num_blocks)
     ]
+
+
+def _by_parts(load: list[int], tiles: Tiles, num_parts: int) -> list[int]:
+    """As `_evenly`, each part's tiles to neighbouring blocks of its own."""
+    counts = []
+    for part in range(num_parts):
+        first, end = (len(load) * p // num_parts for p in (part, part + 1))
+        mine = load[first:end]
+        counts += _evenly(mine, Tiles(tiles.count // num_parts, tiles.num_bytes))
+        load[first:end] = mine
+    return counts
 
 
 def _evenly(load: list[int], tiles: Tiles) -> list[int]:

@@ -1,7 +1,7 @@
 """Launches kernels/step: greedy decode steps at batch 1 as one persistent kernel."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import astuple, dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from bitbench.decode.config import DecoderConfig
@@ -17,9 +17,10 @@ _CAPABILITY = (9, 0)
 _SHARED_BYTES = 227 * 1024
 _TAIL = 4096
 # More would be missed where the weights are multiplied.
-_MOST_ATTENDING = 8
+_MOST_ATTENDING, _MOST_O_PARTS = 8, 4
+_COPIES = 4  # of what blocks send one another (sizes.cuh)
 _MOST_STEPS = 4096
-_STAMPS_A_LAYER = 12  # of step.cu
+_STAMPS = (5, 10)  # NUM_PRODUCTS and PLACES of step.cu
 
 Arguments = Mapping[str, Any]
 """The kernel's arguments by their names: tensors, and integers."""
@@ -48,18 +49,19 @@ def check(config: DecoderConfig, capability: tuple[int, int]) -> None:
 @dataclass(frozen=True, slots=True)
 class Geometry:
     """How the kernel is laid out on a GPU: blocks that run at once, how many of them, the last ones, are for attention
-    alone, warps in each that multiply, and the length of the ring.
+    alone, into how many parts o is cut (1, or the key heads), warps in each that multiply, and the length of the ring.
     """
 
     num_blocks: int
     num_attending: int
+    o_parts: int
     num_warps: int
     num_granules: int
 
     @property
     def multiplying(self) -> Blocks:
-        """A third of the ring at once: while it is worked on, the rest is filled."""
-        return Blocks(self.num_blocks - self.num_attending, self.num_warps, self.num_granules * GRANULE // 3)
+        """Half of the ring at once: while it is worked on, the rest is filled."""
+        return Blocks(self.num_blocks - self.num_attending, self.num_warps, self.num_granules * GRANULE // 2)
 
     def macros(self) -> dict[str, str]:
         """As the kernel wants them."""
@@ -67,11 +69,17 @@ class Geometry:
 
 
 def geometry(config: DecoderConfig, num_blocks: int, num_warps: int = NUM_WARPS) -> Geometry:
-    """At most so many blocks: each that multiplies needs a tile of gate and up, and a thread of each hears of all."""
+    """At most so many blocks: each that multiplies needs a tile of gate and up, and a thread of each hears of all.
+
+    With few key heads each block that has a part of o attends for it itself; each part is one more vector that every
+    block must read, so with more of them some blocks attend for all.
+    """
     granules = (_SHARED_BYTES - _TAIL - shared_bytes(config, num_warps)) // GRANULE
-    attending = config.num_kv_heads if config.num_kv_heads <= _MOST_ATTENDING else 0
+    heads = config.num_kv_heads
+    cut = heads <= _MOST_O_PARTS and (config.q_size // heads) % 32 == 0
+    attending = heads if not cut and heads <= _MOST_ATTENDING else 0
     count = min(num_blocks, config.intermediate_size // 8 + attending, 32 * num_warps)
-    return Geometry(count, attending, num_warps, min(granules, 32))
+    return Geometry(count, attending, heads if cut else 1, num_warps, min(granules, 32))
 
 
 def shared_bytes(config: DecoderConfig, num_warps: int) -> int:
@@ -101,12 +109,9 @@ class StepKernel:
 
     def __post_init__(self) -> None:
         assert self.room % 32 == 0, "the kernel reads the cache 32 positions at a time"
-        found = streams(self.forward.weights, self.forward.config, self.geometry.multiplying)
-        self._macros = {
-            "DOWN_PARTS": str(found.num_down_parts),
-            "UNIT": str(found.unit),
-            "HEAD_UNIT": str(found.head_unit),
-        }
+        shape = self.geometry
+        found = streams(self.forward.weights, self.forward.config, shape.multiplying, shape.o_parts)
+        self._macros = {name.upper(): str(value) for name, value in asdict(found.cuts).items()}
         self._buffers = _buffers(self.forward, found, self.geometry.num_blocks, self.device, self.room)
 
     def macros(self) -> dict[str, str]:
@@ -154,10 +159,10 @@ class StepKernel:
         return int(self._buffers["keys"].nbytes + self._buffers["values"].nbytes)
 
     def stamps(self) -> Any:
-        """Cycles at which each block reached each place of the last step, int32 [blocks, layers + 1, 12], where the
-        kernel was compiled with PROFILE.
+        """Cycles at which each block reached each place of each product in the last step, int32 [blocks, layers + 1,
+        products, places], where the kernel was compiled with PROFILE.
         """
-        return self._buffers["stamps"].reshape(self.geometry.num_blocks, -1, _STAMPS_A_LAYER)
+        return self._buffers["stamps"]
 
     def logits(self) -> Any:
         """float32 logits [vocab] of the last step that kept them."""
@@ -207,11 +212,11 @@ def _buffers(forward: Forward, found: Streams, num_blocks: int, device: str, roo
         "cos_sin": forward.cos_sin[:, :room].contiguous(),
         "keys": zeros(c.num_layers, c.num_kv_heads, room, c.head_dim, dtype=dtype),
         "values": zeros(c.num_layers, c.num_kv_heads, c.head_dim, room, dtype=dtype),
-        "qkv": zeros(c.q_size + 2 * c.kv_size),
-        "attended": zeros(c.q_size // 2),
-        "from_o": zeros(c.hidden_size),
-        "inner": zeros(c.intermediate_size // 2),
-        "from_down": zeros(found.num_down_parts, c.hidden_size),
+        "qkv": zeros(_COPIES, c.q_size + 2 * c.kv_size),
+        "attended": zeros(_COPIES, c.q_size // 2),
+        "from_o": zeros(_COPIES, found.cuts.o_parts, c.hidden_size),
+        "inner": zeros(_COPIES, c.intermediate_size // 2),
+        "from_down": zeros(_COPIES, found.cuts.down_parts, c.hidden_size),
         "parts": zeros(c.num_heads, max_splits, c.head_dim + 2),
         "best": zeros(num_blocks, 2),
         "logits": zeros(c.vocab_size, dtype=torch.float32),
@@ -220,7 +225,7 @@ def _buffers(forward: Forward, found: Streams, num_blocks: int, device: str, roo
         "output": zeros(room + 1, dtype=torch.int32),
         "times": zeros(_MOST_STEPS + 1),
         "steps_done": zeros(1, dtype=torch.int32),
-        "stamps": zeros(num_blocks, _STAMPS_A_LAYER * (c.num_layers + 1), dtype=torch.int32),
+        "stamps": zeros(num_blocks, c.num_layers + 1, *_STAMPS, dtype=torch.int32),
         "stream_granules": found.packed.shape[1] // GRANULE,
         "context": room,
         "max_splits": max_splits,
@@ -245,14 +250,14 @@ def _vectors(w: Weights, none: Any) -> dict[str, Any]:
 
 
 def _shares(found: Streams, num_blocks: int) -> Any:
-    """`struct Share` of every block, int32 [blocks, 27]; all 0 for those that do not multiply."""
+    """`struct Share` of every block, int32 [blocks, 17]; all 0 for those that do not multiply."""
     import torch
 
     names = ("qkv", "o", "gate_up", "down", "head")
-    plans = [n for name in names for n in astuple(found.plans[name])]
-    rows = torch.zeros(num_blocks, 5 * len(names) + 2, dtype=torch.int32)
+    batches = [found.batches[name] for name in names]
+    rows = torch.zeros(num_blocks, 3 * len(names) + 2, dtype=torch.int32)
     for row, share, granules, offset in zip(rows, found.shares, found.num_granules, found.head_offset, strict=False):
         parts = [getattr(share, name) for name in names]
-        fields = [p.first for p in parts] + [p.count for p in parts] + plans + [granules, offset]
+        fields = [p.first for p in parts] + [p.count for p in parts] + batches + [granules, offset]
         row.copy_(torch.tensor(fields, dtype=torch.int32))
     return rows

@@ -23,17 +23,6 @@ _NIBBLES = (0, 2, 4, 6, 1, 3, 5, 7)
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
-    """How a matrix is worked on (struct Plan of product.cuh): `units` of a tile, `batch` tiles that are multiplied
-    between two synchronisations, `segment` units that are waited for at once.
-    """
-
-    units: int
-    batch: int
-    segment: int
-
-
-@dataclass(frozen=True, slots=True)
 class Parts:
     """All tiles of a matrix: their units, uint8 [T, U, Z], and what belongs to whole tiles, uint8 [T, Z]."""
 
@@ -50,18 +39,19 @@ class Parts:
         """Of one tile."""
         return int(self.units_TUZ.shape[1] * self.units_TUZ.shape[2] + self.ends_TZ.shape[1])
 
-    def plan(self, num_warps: int, most_bytes: int) -> Plan:
-        """For so many warps, with at most so many bytes at once, but a unit for each warp."""
+    def batch(self, num_warps: int, most_bytes: int) -> int:
+        """How many tiles may be multiplied between two synchronisations: up to MOST_TILES, and with the units that the
+        warps have at a time (Tile::segment of product.cuh) not more than so many bytes, if more than one.
+        """
         units, unit_bytes = int(self.units_TUZ.shape[1]), int(self.units_TUZ.shape[2])
-        batch = max(1, min(MOST_TILES, most_bytes // (min(units, num_warps) * unit_bytes)))
-        rounds = max(1, most_bytes // (batch * unit_bytes * num_warps))
-        return Plan(units, batch, min(units, rounds * num_warps))
+        each = 4 if units > 3 * num_warps else -(-units // num_warps)
+        return max(1, min(MOST_TILES, most_bytes // (min(units, each * num_warps) * unit_bytes)))
 
-    def stream(self, first: int, count: int, plan: Plan) -> list[Any]:
+    def stream(self, first: int, count: int, batch: int) -> list[Any]:
         """The bytes of some tiles in batches, in each unit after unit of all its tiles, then what belongs to tiles."""
         pieces = []
-        for start in range(first, first + count, plan.batch):
-            tiles = slice(start, min(start + plan.batch, first + count))
+        for start in range(first, first + count, batch):
+            tiles = slice(start, min(start + batch, first + count))
             pieces += [self.units_TUZ[tiles].transpose(0, 1).flatten(), self.ends_TZ[tiles].flatten()]
         return pieces
 
@@ -82,8 +72,8 @@ def parts(matrix: Matrix, unit: int) -> Parts:
         return _dense(matrix, unit)
     if isinstance(matrix, Int8Rows):
         return _int8(matrix, unit)
-    assert isinstance(matrix, Int4Groups) and matrix.group_size == unit
-    return _int4(matrix)
+    assert isinstance(matrix, Int4Groups) and matrix.group_size % unit == 0
+    return _int4(regrouped(matrix, unit))
 
 
 def _dense(matrix: Dense, unit: int) -> Parts:
@@ -120,6 +110,13 @@ def _int4(matrix: Int4Groups) -> Parts:
     pairs_ThgU2 = pairs_RU2.reshape(count, 2, 8, num_groups, 2)
     ends_TUZ = pairs_ThgU2.permute(0, 3, 2, 1, 4).reshape(count, num_groups, -1).contiguous().view(torch.uint8)
     return Parts(torch.cat([numbers_TUZ, ends_TUZ], dim=2), _no_ends(q, count))
+
+
+def regrouped(matrix: Int4Groups, size: int) -> Int4Groups:
+    """The same numbers in smaller groups."""
+    times = matrix.group_size // size
+    scale_OG, zero_OG = (part.repeat_interleave(times, dim=1) for part in (matrix.scale_OG, matrix.zero_OG))
+    return Int4Groups(matrix.q_OP, scale_OG, zero_OG)
 
 
 def _no_ends(like: Any, count: int) -> Any:

@@ -105,6 +105,7 @@ inline u32 pick_bytes(u32 a, u32 b, u32 selector) {
 inline float exp2_fast(float x) { return exp2f(x); }
 inline float reciprocal_root(float x) { return 1.0f / sqrtf(x); }
 inline u64 nanoseconds() { return rounds; }
+inline void nap(u32) { yield("nothing"); }
 inline u32 cycles() { return (u32)rounds; }
 #if BF16
 inline float low(u32 v) { return as_float(v << 16); }

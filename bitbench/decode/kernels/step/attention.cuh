@@ -45,6 +45,7 @@ DEVICE void receive_heads(const Step& s, int layer, int kv, int position, u32 ta
     sine[j] = load_constant(s.cos_sin + (s.context + position) * turn + lane() + 32 * j);
   }
   constexpr int rounds = (GROUP_HEADS + 2 + WARPS - 1) / WARPS;
+  const u64* from = copy_of(s.qkv, QKV_SIZE);
   float first[rounds][each], second[rounds][each];
   bool all;
   do {
@@ -57,11 +58,12 @@ DEVICE void receive_heads(const Step& s, int layer, int kv, int position, u32 ta
                                       : Q_SIZE + (h - GROUP_HEADS) * KV_SIZE + kv * HEAD_DIM;
       UNROLL
       for (int j = 0; j < each; ++j) {
-        const u64 p = load_packet(s.qkv + row + lane() + 32 * j), q = load_packet(s.qkv + row + turn + lane() + 32 * j);
+        const u64 p = load_packet(from + row + lane() + 32 * j), q = load_packet(from + row + turn + lane() + 32 * j);
         all &= (u32)(p >> 32) == tag && (u32)(q >> 32) == tag;
         first[round][j] = as_float((u32)p), second[round][j] = as_float((u32)q);
       }
     }
+    if (NAP && !all) nap(NAP);
   } while (!all);
   UNROLL
   for (int round = 0; round < rounds; ++round) {
@@ -173,10 +175,17 @@ struct Values {
   }
 };
 
-// One key head over positions [begin, end), the last of which may be the new one. Sends 16-bit results where the
-// context is whole, else the part's weighted sums, their maximum and the sum of weights for `join`.
-DEVICE void attend(
-    const Step& s, int layer, int kv, int split, int splits, int position, u32 tag, AttentionScratch& a) {
+// One key head over its part of the positions, the last of which may be the new one. Where the context is whole, the
+// 16-bit results go to `x` in shared memory or, where that is null, to other blocks as packets; else the part's weighted
+// sums, their maximum and the sum of weights are sent for `join`. `append`: whether this block writes the new key and
+// value into the cache, if they are in its part.
+struct Part {
+  int kv, split, splits;
+  bool append;
+};
+
+DEVICE void attend(const Step& s, int layer, const Part& part, int position, u32 tag, u32* x, AttentionScratch& a) {
+  const int kv = part.kv, split = part.split, splits = part.splits;
   const int length = position + 1, span = ((length + splits - 1) / splits + CHUNK - 1) / CHUNK * CHUNK;
   const int begin = split * span, end = begin + span < length ? begin + span : length;
   const u64 head = (u64)layer * KV_HEADS + kv;
@@ -188,7 +197,7 @@ DEVICE void attend(
     if (HEAD_DIM == 64) values.load(s, head, first);  // registers do not suffice for more
   }
   block_sync();  // what the phase before keeps here has been read
-  receive_heads(s, layer, kv, position, tag, position >= begin && position < end, a);
+  receive_heads(s, layer, kv, position, tag, part.append && position >= begin && position < end, a);
   block_sync();
   float most[2] = {NEVER, NEVER}, sum[2] = {0, 0}, out[HEAD_DIM / 16][4];
   UNROLL
@@ -265,21 +274,23 @@ DEVICE void attend(
   block_sync();
   for (int i = thread(); i < GROUP_HEADS * HEAD_DIM / 2; i += THREADS) {
     const int h = i / (HEAD_DIM / 2), d = i % (HEAD_DIM / 2) * 2, of_all = kv * GROUP_HEADS + h;
-    float top = NEVER, total = 0, x = 0, y = 0;
+    float top = NEVER, total = 0, y = 0, z = 0;
     UNROLL
     for (int w = 0; w < WARPS; ++w) top = a.most[w][h] > top ? a.most[w][h] : top;
     UNROLL
     for (int w = 0; w < WARPS; ++w) {
       const float factor = exp2_fast(a.most[w][h] - top);
       total = fmaf(a.sum[w][h], factor, total);
-      x = fmaf(a.out[w][h][d], factor, x), y = fmaf(a.out[w][h][d + 1], factor, y);
+      y = fmaf(a.out[w][h][d], factor, y), z = fmaf(a.out[w][h][d + 1], factor, z);
     }
     if (splits == 1) {
-      send(s.attended + (of_all * HEAD_DIM + d) / 2, pack(x / total, y / total), tag);
+      const u32 both = pack(y / total, z / total);
+      if (x) x[i] = both;
+      else send(s.attended, Q_SIZE / 2, (of_all * HEAD_DIM + d) / 2, both, tag);
     } else {
       u64* to = s.parts + (u64)(of_all * s.max_splits + split) * (HEAD_DIM + 2);
-      send(to + d, x, tag), send(to + d + 1, y, tag);
-      if (d == 0) send(to + HEAD_DIM, top, tag), send(to + HEAD_DIM + 1, total, tag);
+      send_one(to + d, as_bits(y), tag), send_one(to + d + 1, as_bits(z), tag);
+      if (d == 0) send_one(to + HEAD_DIM, as_bits(top), tag), send_one(to + HEAD_DIM + 1, as_bits(total), tag);
     }
   }
   block_sync();
@@ -321,7 +332,7 @@ DEVICE void join(const Step& s, int head, int splits, u32 tag, AttentionScratch&
       total = fmaf(one[HEAD_DIM + 1], factor, total);
       x = fmaf(one[d], factor, x), y = fmaf(one[d + 1], factor, y);
     }
-    send(s.attended + (head * HEAD_DIM + d) / 2, pack(x / total, y / total), tag);
+    send(s.attended, Q_SIZE / 2, (head * HEAD_DIM + d) / 2, pack(x / total, y / total), tag);
   }
   block_sync();
 }

@@ -37,6 +37,7 @@ DEVICE u64 nanoseconds() {
   asm volatile("mov.u64 %0, %globaltimer;" : "=l"(t));
   return t;
 }
+DEVICE void nap(u32 nanoseconds) { asm volatile("nanosleep.u32 %0;" ::"r"(nanoseconds)); }
 DEVICE u32 cycles() { return (u32)clock64(); }
 
 // Two 16-bit numbers in a word, the first in its low half.

@@ -16,17 +16,18 @@
 // Tiles follow each other in the stream in batches. In a batch of n tiles come, unit after unit, the n tiles' parts of it;
 // with 4 bits each part ends with pairs of scale and zero point of rows g and g + 8, for g from 0 to 7; with 8 bits a
 // batch ends with 16 float scales a tile.
-template <int bits, int unit_inputs>
-struct Unit {
-  static constexpr int bytes = ROWS * unit_inputs * bits / 8 + (bits == 4 ? 4 * ROWS : 0);
-  static constexpr int end_bytes = bits == 8 ? 4 * ROWS : 0;  // of a tile
-  static_assert(unit_inputs % (bits == 4 ? 64 : 32) == 0, "groups of 4-bit weights must be multiples of 64");
-  static_assert(bytes <= TAIL, "a unit that the ring's end cuts is read from its tail");
-};
-
-// How a matrix is worked on: its units, how many tiles make a batch, and how many units are read at once (a segment).
-struct Plan {
-  int units, batch, segment;
+template <int bits, int inputs, int unit_inputs>
+struct Tile {
+  static constexpr int units = inputs / unit_inputs;
+  static constexpr int unit_bytes = ROWS * unit_inputs * bits / 8 + (bits == 4 ? 4 * ROWS : 0);
+  static constexpr int end_bytes = bits == 8 ? 4 * ROWS : 0;
+  static constexpr int bytes = units * unit_bytes + end_bytes;
+  // A warp has up to four units at a time: a segment is what all warps have.
+  static constexpr int each = units > 3 * WARPS ? 4 : (units + WARPS - 1) / WARPS;
+  static constexpr int segment = units < each * WARPS ? units : each * WARPS;
+  static_assert(inputs % unit_inputs == 0 && unit_inputs % (bits == 4 ? 64 : 32) == 0, "inputs must be whole units");
+  static_assert(unit_bytes <= TAIL, "a unit that the ring's end cuts is read from its tail");
+  static_assert(segment * unit_bytes + 2 * GRANULE <= RING, "what is read at once must fit in the ring");
 };
 
 // A unit's part of the vector as right operands, for any tile: of each lane's eight inputs the first four are one
@@ -34,7 +35,7 @@ struct Plan {
 template <int bits, int unit_inputs>
 struct VectorPart {
   Words at[unit_inputs / 32];
-  float sum;
+  float ones[2][4];
 
   DEVICE void load(const u32* x) {
     UNROLL
@@ -44,14 +45,16 @@ struct VectorPart {
     }
     if (bits == 16) return;
     constexpr u32 one = BF16 ? 0x3f803f80u : 0x3c003c00u;
-    float a[4] = {0, 0, 0, 0}, b[4] = {0, 0, 0, 0};
+    UNROLL
+    for (int i = 0; i < 4; ++i) ones[0][i] = ones[1][i] = 0;
     UNROLL
     for (int i = 0; i < unit_inputs / 32; ++i) {
-      mma(a, one, one, one, one, at[i].x, at[i].y);
-      mma(b, one, one, one, one, at[i].z, at[i].w);
+      mma(ones[0], one, one, one, one, at[i].x, at[i].y);
+      mma(ones[1], one, one, one, one, at[i].z, at[i].w);
     }
-    sum = a[0] + b[0];
   }
+
+  DEVICE float sum() const { return ones[0][0] + ones[1][0]; }
 };
 
 // A tile's unit as this lane has it.
@@ -66,106 +69,171 @@ struct TilePart {
     for (int i = 0; i < words; ++i) at[i] = *(const Words*)(from + 512 * i + 16 * lane());
     if (bits == 4) ends = *(const u64*)(from + 512 * words + 8 * (lane() / 4));
   }
-};
 
-// The products of rows g and g + 8: without the row's scale for 8 bits.
-template <int bits, int unit_inputs>
-DEVICE void unit_product(const TilePart<bits, unit_inputs>& w, const VectorPart<bits, unit_inputs>& v, float (&y)[2]) {
-  float a[4] = {0, 0, 0, 0}, b[4] = {0, 0, 0, 0};
-  if constexpr (bits == 16) {
-    UNROLL
-    for (int i = 0; i < unit_inputs / 32; ++i) {
-      const Words &p = w.at[2 * i], &q = w.at[2 * i + 1];
-      mma(a, p.x, p.y, p.z, p.w, v.at[i].x, v.at[i].y);
-      mma(b, q.x, q.y, q.z, q.w, v.at[i].z, v.at[i].w);
-    }
-    y[0] = a[0] + b[0], y[1] = a[2] + b[2];
-  } else if constexpr (bits == 8) {
-    UNROLL
-    for (int i = 0; i < unit_inputs / 32; ++i) {
-      const Words& q = w.at[i];  // bytes q + 128: 8 of row g, 8 of row g + 8
+  // Adds the products of chunk i of 32 inputs to two independent sums.
+  DEVICE void multiply(int i, const Words& x, float (&a)[4], float (&b)[4]) const {
+    if constexpr (bits == 16) {
+      const Words &p = at[2 * i], &q = at[2 * i + 1];
+      mma(a, p.x, p.y, p.z, p.w, x.x, x.y);
+      mma(b, q.x, q.y, q.z, q.w, x.z, x.w);
+    } else if constexpr (bits == 8) {
+      const Words& q = at[i];  // bytes q + 128: 8 of row g, 8 of row g + 8
       mma(a, pick_bytes(q.x, 0, 0x4140), pick_bytes(q.z, 0, 0x4140), pick_bytes(q.x, 0, 0x4342),
-          pick_bytes(q.z, 0, 0x4342), v.at[i].x, v.at[i].y);
+          pick_bytes(q.z, 0, 0x4342), x.x, x.y);
       mma(b, pick_bytes(q.y, 0, 0x4140), pick_bytes(q.w, 0, 0x4140), pick_bytes(q.y, 0, 0x4342),
-          pick_bytes(q.w, 0, 0x4342), v.at[i].z, v.at[i].w);
-    }
-    UNROLL
-    for (int i = 0; i < 2; ++i) y[i] = fmaf(a[2 * i] + b[2 * i], 0x1p24f, -128.0f * v.sum);
-  } else {
-    UNROLL
-    for (int i = 0; i < unit_inputs / 32; ++i) {
+          pick_bytes(q.w, 0, 0x4342), x.z, x.w);
+    } else {
       // Eight inputs of row g and of row g + 8, as nibbles in the order 0 2 4 6 1 3 5 7.
-      const Words& q = w.at[i / 2];
+      const Words& q = at[i / 2];
       const u32 g = i % 2 ? q.z : q.x, h = i % 2 ? q.w : q.y, g8 = g >> 8, h8 = h >> 8;
-      mma(a, g & 0x000f000fu, h & 0x000f000fu, g8 & 0x000f000fu, h8 & 0x000f000fu, v.at[i].x, v.at[i].y);
-      mma(b, g & 0x00f000f0u, h & 0x00f000f0u, g8 & 0x00f000f0u, h8 & 0x00f000f0u, v.at[i].z, v.at[i].w);
-    }
-    UNROLL
-    for (int i = 0; i < 2; ++i) {
-      const u32 pair = (u32)(w.ends >> 32 * i);  // scale, zero point
-      y[i] = low(pair) * fmaf(fmaf(a[2 * i], 16.0f, b[2 * i]), 0x1p20f, -high(pair) * v.sum);
+      mma(a, g & 0x000f000fu, h & 0x000f000fu, g8 & 0x000f000fu, h8 & 0x000f000fu, x.x, x.y);
+      mma(b, g & 0x00f000f0u, h & 0x00f000f0u, g8 & 0x00f000f0u, h8 & 0x00f000f0u, x.z, x.w);
     }
   }
+
+  // What the sums mean for row g (0) or g + 8 (1): without the row's scale for 8 bits.
+  DEVICE float result(int row, const float (&a)[4], const float (&b)[4], const VectorPart<bits, unit_inputs>& x) const {
+    if constexpr (bits == 16) return a[2 * row] + b[2 * row];
+    if constexpr (bits == 8) return fmaf(a[2 * row] + b[2 * row], 0x1p24f, -128.0f * x.sum());
+    const u32 pair = (u32)(ends >> 32 * row);  // scale, zero point
+    return low(pair) * fmaf(fmaf(a[2 * row], 16.0f, b[2 * row]), 0x1p20f, -high(pair) * x.sum());
+  }
+};
+
+// `units` units of `tiles` tiles, all at once so that one's latencies hide behind the others': y[tile] are the sums of
+// rows g and g + 8 over the first `num` units.
+template <int bits, int unit_inputs, int units, int tiles>
+DEVICE void multiply_at_once(
+    const Ring& ring, const u32 (&offset)[units][tiles], const VectorPart<bits, unit_inputs> (&x)[units], int num,
+    float (&y)[tiles][2]) {
+  TilePart<bits, unit_inputs> w[units][tiles];
+  float a[units][tiles][4], b[units][tiles][4];
+  UNROLL
+  for (int u = 0; u < units; ++u)
+    UNROLL
+    for (int t = 0; t < tiles; ++t) {
+      w[u][t].load(ring.at(offset[u][t]));
+      UNROLL
+      for (int k = 0; k < 4; ++k) a[u][t][k] = b[u][t][k] = 0;
+    }
+  UNROLL
+  for (int i = 0; i < unit_inputs / 32; ++i)
+    UNROLL
+    for (int u = 0; u < units; ++u)
+      UNROLL
+      for (int t = 0; t < tiles; ++t) w[u][t].multiply(i, x[u].at[i], a[u][t], b[u][t]);
+  UNROLL
+  for (int t = 0; t < tiles; ++t)
+    UNROLL
+    for (int row = 0; row < 2; ++row) {
+      y[t][row] = 0;
+      UNROLL
+      for (int u = 0; u < units; ++u) {
+        const float one = w[u][t].result(row, a[u][t], b[u][t], x[u]);
+        y[t][row] += u == 0 || u < num ? one : 0.0f;
+      }
+    }
 }
 
-// Bytes of the first segment: to be waited for while the vector is still under way.
-template <int bits, int unit_inputs>
-DEVICE u32 first_segment(const Plan& plan, int count) {
-  const int n = count < plan.batch ? count : plan.batch;
-  return (u32)(plan.segment < plan.units ? plan.segment : plan.units) * n * Unit<bits, unit_inputs>::bytes;
+// This lane's sums of `tiles` tiles from tile `first` on to where they meet, added to what is there already or not.
+template <int tiles>
+DEVICE void hand_over(float* mine, int first, const float (&y)[tiles][2], bool add) {
+  if (lane() % 4) return;
+  UNROLL
+  for (int t = 0; t < tiles; ++t) {
+    float* to = mine + (first + t) * (WARPS * ROWS);
+    const float above = add ? to[0] : 0.0f, below = add ? to[8] : 0.0f;
+    to[0] = above + y[t][0], to[8] = below + y[t][1];
+  }
 }
 
 // `count` tiles of the stream from `at` on times the vector x in shared memory; `at` moves on behind them. Units are
 // dealt out to the warps, and their sums meet in `partial`, [2][TILES][WARPS][ROWS]. Then `done(tile, row, y)` is called
-// by 16 lanes for each tile, lane % 16 = row, and by the rest of their warp with tile = `count`.
-template <int bits, int unit_inputs, class Done>
-DEVICE void multiply(Ring& ring, u32& at, const u32* x, const Plan& plan, int count, float* partial, Done done) {
-  using U = Unit<bits, unit_inputs>;
+// by 16 lanes for each tile, lane % 16 = row, and by the rest of their warp with tile = `count`. `mark` hears of places.
+template <int bits, int inputs, int unit_inputs, class Mark, class Done>
+DEVICE void multiply(
+    Ring& ring, u32& at, const u32* x, int batch, int count, float* partial, Mark mark, Done done) {
+  using T = Tile<bits, inputs, unit_inputs>;
+  constexpr int each = T::each, at_once = bits == 16 ? 2 : 4;
   static_assert(ROWS * TILES <= THREADS, "a thread for each row of all tiles");
-  const int i_of_thread = thread() / ROWS, row = thread() % ROWS;
+  const int tile_of_thread = thread() / ROWS, row = thread() % ROWS;
   float* sums = partial;
   NO_UNROLL
-  for (int first = 0; first < count; first += plan.batch) {
-    const int n = count - first < plan.batch ? count - first : plan.batch;
+  for (int first = 0; first < count; first += batch) {
+    const int n = count - first < batch ? count - first : batch;
+    float* mine = sums + warp() * ROWS + lane() / 4;
     float scale = 1;
     NO_UNROLL
-    for (int start = 0; start < plan.units; start += plan.segment) {
-      const int end = start + plan.segment < plan.units ? start + plan.segment : plan.units;
+    for (int start = 0; start < T::units; start += T::segment) {
+      const int end = start + T::segment < T::units ? start + T::segment : T::units;
+      const int my = start + warp(), num = my < end ? (end - my + WARPS - 1) / WARPS : 0;
       const u32 begin = at;
-      at += (u32)((end - start) * n) * U::bytes + (bits == 8 && end == plan.units ? n * U::end_bytes : 0);
+      at += (u32)((end - start) * n) * T::unit_bytes;
+      if (end == T::units) at += n * T::end_bytes;
       ring.wait(at);
-      NO_UNROLL
-      for (int unit = start + warp(); unit < end; unit += WARPS) {
-        VectorPart<bits, unit_inputs> v;
-        v.load(x + unit * (unit_inputs / 2));
-        const u32 here = begin + (u32)((unit - start) * n) * U::bytes;
-        float* to = sums + warp() * ROWS + lane() / 4;
-        TilePart<bits, unit_inputs> next, now;
-        next.load(ring.at(here));
-        NO_UNROLL
-        for (int i = 0; i < n; ++i, to += WARPS * ROWS) {
-          now = next;
-          next.load(ring.at(here + (u32)(i + 1 < n ? i + 1 : i) * U::bytes));
-          float y[2];
-          unit_product<bits, unit_inputs>(now, v, y);
-          if (lane() % 4 == 0) {
-            if (unit >= WARPS) y[0] += to[0], y[1] += to[8];
-            to[0] = y[0], to[8] = y[1];
+      mark(3);
+      if (num) {
+        VectorPart<bits, unit_inputs> v[each];
+        u32 unit[each];  // where it begins in the batch; those that are missing are done twice and not counted
+        UNROLL
+        for (int u = 0; u < each; ++u) {
+          const int in_segment = my - start + (u < num ? u : 0) * WARPS;
+          v[u].load(x + (start + in_segment) * (unit_inputs / 2));
+          unit[u] = begin + (u32)(in_segment * n) * T::unit_bytes;
+        }
+        mark(4);
+        if constexpr (each == 1) {
+          int i = 0;
+          NO_UNROLL
+          for (; i + at_once <= n; i += at_once) {
+            u32 offset[1][at_once];
+            UNROLL
+            for (int t = 0; t < at_once; ++t) offset[0][t] = unit[0] + (u32)(i + t) * T::unit_bytes;
+            float y[at_once][2];
+            multiply_at_once<bits, unit_inputs, 1, at_once>(ring, offset, v, num, y);
+            hand_over<at_once>(mine, i, y, start > 0);
+          }
+          if (at_once > 2 && n - i >= 2) {
+            const u32 offset[1][2] = {unit[0] + (u32)i * T::unit_bytes, unit[0] + (u32)(i + 1) * T::unit_bytes};
+            float y[2][2];
+            multiply_at_once<bits, unit_inputs, 1, 2>(ring, offset, v, num, y);
+            hand_over<2>(mine, i, y, start > 0);
+            i += 2;
+          }
+          if (i < n) {
+            const u32 offset[1][1] = {unit[0] + (u32)i * T::unit_bytes};
+            float y[1][2];
+            multiply_at_once<bits, unit_inputs, 1, 1>(ring, offset, v, num, y);
+            hand_over<1>(mine, i, y, start > 0);
+          }
+        } else {
+          NO_UNROLL
+          for (int i = 0; i < n; ++i) {
+            u32 offset[each][1];
+            UNROLL
+            for (int u = 0; u < each; ++u) offset[u][0] = unit[u] + (u32)i * T::unit_bytes;
+            float y[1][2];
+            multiply_at_once<bits, unit_inputs, each, 1>(ring, offset, v, num, y);
+            hand_over<1>(mine, i, y, start > 0);
           }
         }
       }
-      if (bits == 8 && end == plan.units && i_of_thread < n)
-        scale = *(const float*)ring.at(at - n * U::end_bytes + 4 * thread());
-      ring.release(at);
+      mark(5);
+      if (bits == 8 && end == T::units && tile_of_thread < n)
+        scale = *(const float*)ring.at(at - n * T::end_bytes + 4 * thread());
+      if (T::units > T::segment || first + batch < count) ring.release(at);
     }
+    mark(6);
     block_sync();
+    mark(7);
     if (thread() / 32 * 2 < n) {  // whole warps
       float y = 0;
       UNROLL
-      for (int k = 0; k < WARPS; ++k)
-        if (k < plan.units && i_of_thread < n) y += sums[(i_of_thread * WARPS + k) * ROWS + row];
-      done(i_of_thread < n ? first + i_of_thread : count, row, y * scale);
+      for (int k = 0; k < (T::units < WARPS ? T::units : WARPS); ++k)
+        if (tile_of_thread < n) y += sums[(tile_of_thread * WARPS + k) * ROWS + row];
+      done(tile_of_thread < n ? first + tile_of_thread : count, row, y * scale);
     }
     sums = sums == partial ? partial + TILES * WARPS * ROWS : partial;
   }
+  if (T::units <= T::segment) ring.release(at);  // others wait for what was sent, nobody for this
 }

@@ -1,9 +1,16 @@
 // The launcher gives, as macros: HIDDEN INTER LAYERS HEADS KV_HEADS HEAD_DIM VOCAB EPS; BITS and HEAD_BITS (16, 8 or 4)
-// of the layers' and lm_head's weights; UNIT and HEAD_UNIT, inputs of a unit of these (product.cuh); QKV_BIAS, QK_NORM, TIED,
-// BF16 (0 or 1); DOWN_PARTS, into how many parts the inputs of down are cut; WARPS that multiply; NUM_GRANULES of the ring.
+// of the layers' and lm_head's weights; UNIT, O_UNIT and HEAD_UNIT, inputs of a unit of these (product.cuh); QKV_BIAS,
+// QK_NORM, TIED, BF16 (0 or 1); O_PARTS and DOWN_PARTS, into how many parts the inputs of o and down are cut; WARPS that
+// multiply; NUM_GRANULES of the ring.
 
 #ifndef PROFILE
 #define PROFILE 0
+#endif
+#ifndef COPIES
+#define COPIES 4
+#endif
+#ifndef NAP
+#define NAP 0  // nanoseconds between two looks at packets
 #endif
 #define THREADS (32 * WARPS)
 #define BLOCK_THREADS (THREADS + 32)  // the last warp is the producer

@@ -14,9 +14,11 @@
 
 #define Q_SIZE (HEADS * HEAD_DIM)
 #define KV_SIZE (KV_HEADS * HEAD_DIM)
-#define QKV_TILES ((Q_SIZE + 2 * KV_SIZE) / 16)
+#define QKV_SIZE (Q_SIZE + 2 * KV_SIZE)
 #define HEAD_TILES ((VOCAB + 15) / 16)
+#define O_INPUTS (Q_SIZE / O_PARTS)
 #define DOWN_INPUTS (INTER / DOWN_PARTS)
+#define MOST_PARTS (O_PARTS > DOWN_PARTS ? O_PARTS : DOWN_PARTS)
 
 #include "ring.cuh"
 #include "product.cuh"
@@ -24,12 +26,13 @@
 // The products of a layer in their order, and lm_head's.
 enum { QKV, O, GATE_UP, DOWN, HEAD, NUM_PRODUCTS };
 
-// What a block multiplies: tiles `first` to `first` + `count` of each matrix, and how. A tile of down is one of a part of
-// the inputs: those of the first part come first, and a block has tiles of one part only. A block that has none at all
-// is for attention alone. `head_offset` is where in its stream lm_head begins.
+// What a block multiplies: tiles `first` to `first` + `count` of each matrix, `batch` of them between two
+// synchronisations. A tile of o or down is one of a part of the inputs: those of the first part come first, and a block
+// has tiles of one part only. O_PARTS are 1 or the key heads: then a block attends for its part itself, as long as the
+// context is short, and needs no other block for it. A block that multiplies nothing is for attention alone.
+// `head_offset` is where in its stream lm_head begins.
 struct Share {
-  int first[NUM_PRODUCTS], count[NUM_PRODUCTS];
-  Plan plan[NUM_PRODUCTS];
+  int first[NUM_PRODUCTS], count[NUM_PRODUCTS], batch[NUM_PRODUCTS];
   int num_granules, head_offset;
 };
 
@@ -39,16 +42,16 @@ struct Share {
   FIELD(const Share*, shares)    /* [blocks] */                                                                       \
   FIELD(const u16*, embedding)   /* [VOCAB][HIDDEN]; not read where TIED */                                           \
   FIELD(const u16*, norms)       /* [2 * LAYERS + 1][HIDDEN]: input and post norm of each layer, then the last norm */ \
-  FIELD(const u16*, qkv_bias)    /* [LAYERS][Q_SIZE + 2 KV_SIZE]; not read without QKV_BIAS */                        \
+  FIELD(const u16*, qkv_bias)    /* [LAYERS][QKV_SIZE]; not read without QKV_BIAS */                        \
   FIELD(const u16*, qk_norms)    /* [LAYERS][2][HEAD_DIM]; not read without QK_NORM */                                \
   FIELD(const float*, cos_sin)   /* [2][context][HEAD_DIM / 2] */                                                     \
   FIELD(u16*, keys)              /* [LAYERS][KV_HEADS][context][HEAD_DIM] */                                          \
   FIELD(u16*, values)            /* [LAYERS][KV_HEADS][HEAD_DIM][context] */                                          \
-  FIELD(u64*, qkv)               /* packets: [Q_SIZE + 2 KV_SIZE], float */                                           \
-  FIELD(u64*, attended)          /* [Q_SIZE / 2], two 16-bit numbers each */                                          \
-  FIELD(u64*, from_o)            /* [HIDDEN], float */                                                                \
-  FIELD(u64*, inner)             /* [INTER / 2], two 16-bit numbers each */                                           \
-  FIELD(u64*, from_down)         /* [DOWN_PARTS][HIDDEN], float */                                                    \
+  FIELD(u64*, qkv)               /* packets: [COPIES][QKV_SIZE], float */                                             \
+  FIELD(u64*, attended)          /* [COPIES][Q_SIZE / 2], two 16-bit numbers each */                                  \
+  FIELD(u64*, from_o)            /* [COPIES][O_PARTS][HIDDEN], float */                                               \
+  FIELD(u64*, inner)             /* [COPIES][INTER / 2], two 16-bit numbers each */                                   \
+  FIELD(u64*, from_down)         /* [COPIES][DOWN_PARTS][HIDDEN], float */                                            \
   FIELD(u64*, parts)             /* [HEADS][max_splits][HEAD_DIM + 2], float */                                       \
   FIELD(u64*, best)              /* [blocks][2]: the largest logit of a block's rows, as an ordered integer; ~row */  \
   FIELD(float*, logits)          /* [VOCAB] */                                                                        \
@@ -57,7 +60,7 @@ struct Share {
   FIELD(int*, output)            /* [context + 1]: the token chosen for position p is written to output[p] */         \
   FIELD(u64*, times)             /* [1 + num_steps]: when the first began and each ended, nanoseconds by the GPU */   \
   FIELD(u32*, steps_done)        /* since the packets were cleared */                                                 \
-  FIELD(u32*, stamps)            /* [blocks][STAMPS], cycles; only where the kernel is compiled with PROFILE */       \
+  FIELD(u32*, stamps)            /* [blocks][LAYERS + 1][NUM_PRODUCTS][PLACES], cycles; only with PROFILE */          \
   FIELD(int, stream_granules)    /* from one block's stream to the next */                                            \
   FIELD(int, context)            /* positions in cos_sin and in the cache, a multiple of 32 */                        \
   FIELD(int, max_splits)         /* in `parts` */                                                                     \
@@ -74,7 +77,7 @@ struct Step {
 #include "attention.cuh"
 
 #define LONGER(a, b) ((a) > (b) ? (a) : (b))
-#define LONGEST LONGER(LONGER(HIDDEN, Q_SIZE), DOWN_INPUTS)
+#define LONGEST LONGER(LONGER(HIDDEN, O_INPUTS), DOWN_INPUTS)
 
 struct Shared {
   u64 full[NUM_GRANULES], empty[NUM_GRANULES];
@@ -88,13 +91,14 @@ struct Shared {
   };
 };
 
-// When a block reached a place in the last step, for finding out where the time goes. After the layers come lm_head's.
-#define STAMPS (12 * (LAYERS + 1))
+// When a block's first thread reached a place of a product in the last step, for finding out where the time goes.
+#define PLACES 10
 #if PROFILE
-#define STAMP(place) \
-  if (thread() == 0) s.stamps[block() * STAMPS + 12 * layer + place] = cycles()
+DEVICE void stamp(const Step& s, int layer, int which, int place) {
+  if (thread() == 0) s.stamps[((block() * (LAYERS + 1) + layer) * NUM_PRODUCTS + which) * PLACES + place] = cycles();
+}
 #else
-#define STAMP(place)
+DEVICE void stamp(const Step&, int, int, int) {}
 #endif
 
 // ---- the residual -------------------------------------------------------------------------------------------------
@@ -105,29 +109,31 @@ struct Shared {
 struct Residual {
   float first[PAIRS_EACH], second[PAIRS_EACH];
 
-  // `from` holds one array, or `DOWN_PARTS` of them where `in_parts`.
-  DEVICE void add(const u64* from, bool in_parts, u32 tag) {
-    u64 a[PAIRS_EACH][DOWN_PARTS], b[PAIRS_EACH][DOWN_PARTS];
+  template <int parts>
+  DEVICE void add(const u64* buffer, u32 tag) {
+    const u64* from = copy_of(buffer, parts * HIDDEN);
+    u64 a[PAIRS_EACH][parts], b[PAIRS_EACH][parts];
     bool all;
     do {
       all = true;
       UNROLL
       for (int i = 0; i < PAIRS_EACH; ++i)
         UNROLL
-        for (int p = 0; p < DOWN_PARTS; ++p) {
+        for (int p = 0; p < parts; ++p) {
           const int at = thread() + i * THREADS;
           a[i][p] = b[i][p] = (u64)tag << 32;
-          if (at < HIDDEN / 2 && (p == 0 || in_parts)) load_packets(from + p * HIDDEN + 2 * at, a[i][p], b[i][p]);
+          if (at < HIDDEN / 2) load_packets(from + p * HIDDEN + 2 * at, a[i][p], b[i][p]);
         }
       UNROLL
       for (int i = 0; i < PAIRS_EACH; ++i)
         UNROLL
-        for (int p = 0; p < DOWN_PARTS; ++p) all &= (u32)(a[i][p] >> 32) == tag && (u32)(b[i][p] >> 32) == tag;
+        for (int p = 0; p < parts; ++p) all &= (u32)(a[i][p] >> 32) == tag && (u32)(b[i][p] >> 32) == tag;
+      if (NAP && !all) nap(NAP);
     } while (!all);
     UNROLL
     for (int i = 0; i < PAIRS_EACH; ++i)
       UNROLL
-      for (int p = 0; p < DOWN_PARTS; ++p) first[i] += as_float((u32)a[i][p]), second[i] += as_float((u32)b[i][p]);
+      for (int p = 0; p < parts; ++p) first[i] += as_float((u32)a[i][p]), second[i] += as_float((u32)b[i][p]);
   }
 };
 
@@ -171,14 +177,14 @@ DEVICE const u8* stream_of(const Step& s, int block) { return s.streams + (u64)b
 // Numbers 2i and 2i + 1 of a token's embedding. A tied one is read where lm_head lies, in some block's stream.
 DEVICE void embedded(const Step& s, int token, int i, float& x, float& y) {
 #if TIED
-  using U = Unit<HEAD_BITS, HEAD_UNIT>;
+  using T = Tile<HEAD_BITS, HIDDEN, HEAD_UNIT>;
   const int tile = token / 16, row = token % 16, k = 2 * i;
   const int owner = (int)(((u64)(tile + 1) * s.multiplying - 1) / HEAD_TILES);
   const Share& share = s.shares[owner];
-  const int units = HIDDEN / HEAD_UNIT, index = tile - share.first[HEAD], in_batch = index % share.plan[HEAD].batch;
-  const int left = share.count[HEAD] - (index - in_batch), most = share.plan[HEAD].batch, n = left < most ? left : most;
-  const u8* at = stream_of(s, owner) + share.head_offset + (u64)(index - in_batch) * (units * U::bytes + U::end_bytes);
-  const u8* unit = at + (k / HEAD_UNIT * n + in_batch) * U::bytes;
+  const int index = tile - share.first[HEAD], in_batch = index % share.batch[HEAD], first = index - in_batch;
+  const int n = share.count[HEAD] - first < share.batch[HEAD] ? share.count[HEAD] - first : share.batch[HEAD];
+  const u8* at = stream_of(s, owner) + share.head_offset + (u64)first * T::bytes;
+  const u8* unit = at + (k / HEAD_UNIT * n + in_batch) * T::unit_bytes;
   const int in_unit = k % HEAD_UNIT, lane_of = 4 * (row % 8) + k % 32 / 8;
 #if HEAD_BITS == 16
   unit += in_unit / 32 * 1024 + k % 8 / 4 * 512 + 16 * lane_of + k % 4 / 2 * 8 + row / 8 * 4;
@@ -186,7 +192,7 @@ DEVICE void embedded(const Step& s, int token, int i, float& x, float& y) {
   x = low(two), y = high(two);
 #else
   const u16 two = load_constant((const u16*)(unit + in_unit / 32 * 512 + 16 * lane_of + row / 8 * 8 + k % 8));
-  const float* scales = (const float*)(at + n * units * U::bytes) + in_batch * 16;
+  const float* scales = (const float*)(at + n * T::units * T::unit_bytes) + in_batch * 16;
   const float scale = load_constant(scales + row);
   x = ((int)(two & 255) - 128) * scale, y = ((int)(two >> 8) - 128) * scale;
 #endif
@@ -223,8 +229,8 @@ DEVICE int choose(const Step& s, u64 best, u32 tag, Shared& m) {
   best = block_most(best, m);
   if (thread() == 0) {
     fence_all_blocks();
-    send(s.best + 2 * block(), (u32)(best >> 32), tag);
-    send(s.best + 2 * block() + 1, (u32)best, tag);
+    send_one(s.best + 2 * block(), (u32)(best >> 32), tag);
+    send_one(s.best + 2 * block() + 1, (u32)best, tag);
   }
   best = 0;
   for (int i = thread(); i < num_blocks(); i += THREADS) {
@@ -241,96 +247,125 @@ DEVICE int choose(const Step& s, u64 best, u32 tag, Shared& m) {
 
 // ---- the kernel ---------------------------------------------------------------------------------------------------
 
-// One of the products from its vector's arrival to its results' departure. A layer's four run through the same
-// instructions: code that is met once a layer costs more to fetch than to run (docs/log.md). Returns the largest logit.
-template <int bits, int unit_inputs>
-DEVICE u64 product(const Step& s, Ring& ring, u32& at, Residual& r, Shared& m, int which, int layer, u32 tag) {
+template <int which>
+struct Product {
+  static constexpr int bits = which == HEAD ? HEAD_BITS : BITS;
+  static constexpr int inputs = which == O ? O_INPUTS : which == DOWN ? DOWN_INPUTS : HIDDEN;
+  static constexpr int unit = which == HEAD ? HEAD_UNIT : which == O ? O_UNIT : UNIT;
+  using T = Tile<bits, inputs, unit>;
+};
+
+DEVICE bool attends_itself(int splits) { return O_PARTS > 1 && splits == 1; }
+
+// What a product multiplies by, into m.x; where a block attends for itself, o's is there already.
+template <int which>
+DEVICE void vector_of(const Step& s, Residual& r, Shared& m, int layer, int splits, u32 tag) {
   const int first = m.share.first[which], count = m.share.count[which];
-  const Plan plan = m.share.plan[which];
-  const bool of_residual = which != O && which != DOWN;
-  float bias = 0;
-  u64 best = 0;
-  if (count) ring.wait(at + first_segment<bits, unit_inputs>(plan, count));
-  if (of_residual) {
+  if constexpr (which == O || which == DOWN) {
+    if (!count) return;
+    constexpr int size = which == O ? Q_SIZE / 2 : INTER / 2, inputs = Product<which>::inputs;
+    if (which == O && attends_itself(splits)) return;
+    const int part = first / (HIDDEN / 16);
+    const u64* from = copy_of(which == O ? s.attended : s.inner, size) + part * (inputs / 2);
+    receive(from, inputs / 4, tag, [&](int i, u32 a, u32 b) { m.x[2 * i] = a, m.x[2 * i + 1] = b; });
+    stamp(s, layer, which, 1);
+    block_sync();
+  } else {
     NormWeights weights;
     weights.load(s.norms + (u64)(2 * layer + (which == GATE_UP)) * HIDDEN);
-    const u16* biases = s.qkv_bias + (u64)layer * (Q_SIZE + 2 * KV_SIZE) + 16 * first;
-    if (QKV_BIAS && which == QKV && thread() < 16 * count) bias = low(load_constant(biases + thread()));
-    if (which == GATE_UP) r.add(s.from_o, false, tag);
-    else if (layer) r.add(s.from_down, true, tag - 1);
-    STAMP(2 * which);
+    if (which == GATE_UP) r.add<O_PARTS>(s.from_o, tag);
+    else if (layer) r.add<DOWN_PARTS>(s.from_down, tag - 1);
+    stamp(s, layer, which, 1);
     if (count) normed(r, weights, m);
-  } else if (count) {
-    const u64* from = which == O ? s.attended : s.inner + first / (HIDDEN / 16) * (DOWN_INPUTS / 2);
-    receive(from, (which == O ? Q_SIZE : DOWN_INPUTS) / 4, tag, [&](int i, u32 a, u32 b) {
-      m.x[2 * i] = a, m.x[2 * i + 1] = b;
-    });
-    STAMP(2 * which);
-    block_sync();
   }
-  u64* to = (which == QKV ? s.qkv : which == O ? s.from_o : s.from_down) + 16 * first;
-  multiply<bits, unit_inputs>(ring, at, m.x, plan, count, m.partial, [&](int tile, int row, float y) {
-    const bool whole = tile < count;
-    if (which == GATE_UP) {
-      // Rows 0 to 7 of a tile are of gate, 8 to 15 the same of up.
-      const float up = from_lane(y, 8), inner = y / (1.0f + exp2_fast(-LOG2_E * y)) * up;
-      const float next = from_lane(inner, 1);
-      if (whole && row < 8 && row % 2 == 0) send(s.inner + (first + tile) * 4 + row / 2, pack(inner, next), tag);
-    } else if (which == HEAD) {
-      const int of_all = (first + tile) * 16 + row;
-      if (!whole || of_all >= VOCAB) return;
-      const u64 one = ranked(y, of_all);
-      best = one > best ? one : best;
-      if (s.keep_logits) s.logits[of_all] = y;
-    } else if (whole) {
-      if (QKV_BIAS && which == QKV && tile != thread() / ROWS)
-        bias = low(load_constant(s.qkv_bias + (u64)layer * (Q_SIZE + 2 * KV_SIZE) + 16 * (first + tile) + row));
-      send(to + 16 * tile + row, y + bias, tag);
-    }
-  });
-  STAMP(2 * which + 1);
+}
+
+// One of the products from its vector's arrival to its results' departure. Returns the largest logit.
+template <int which>
+DEVICE u64 product(const Step& s, Ring& ring, u32& at, Residual& r, Shared& m, int layer, int splits, u32 tag) {
+  using T = typename Product<which>::T;
+  const int first = m.share.first[which], count = m.share.count[which], batch = m.share.batch[which];
+  const u16* biases = s.qkv_bias + (u64)layer * QKV_SIZE + 16 * first;
+  float bias = 0;
+  u64 best = 0;
+  stamp(s, layer, which, 0);
+  // While the vector is still under way.
+  if (count) ring.wait(at + (u32)((count < batch ? count : batch) * T::segment) * T::unit_bytes);
+  if (QKV_BIAS && which == QKV && thread() < 16 * count) bias = low(load_constant(biases + thread()));
+  vector_of<which>(s, r, m, layer, splits, tag);
+  stamp(s, layer, which, 2);
+  const auto mark = [&](int place) { stamp(s, layer, which, place); };
+  multiply<Product<which>::bits, Product<which>::inputs, Product<which>::unit>(
+      ring, at, m.x, batch, count, m.partial, mark, [&](int tile, int row, float y) {
+        const bool whole = tile < count;
+        if constexpr (which == GATE_UP) {
+          // Rows 0 to 7 of a tile are of gate, 8 to 15 the same of up.
+          const float up = from_lane(y, 8), inner = y / (1.0f + exp2_fast(-LOG2_E * y)) * up;
+          const float next = from_lane(inner, 1);
+          if (whole && row < 8 && row % 2 == 0)
+            send(s.inner, INTER / 2, (first + tile) * 4 + row / 2, pack(inner, next), tag);
+        } else if constexpr (which == HEAD) {
+          const int of_all = (first + tile) * 16 + row;
+          if (!whole || of_all >= VOCAB) return;
+          const u64 one = ranked(y, of_all);
+          best = one > best ? one : best;
+          if (s.keep_logits) s.logits[of_all] = y;
+        } else {
+          if (!whole) return;
+          if (QKV_BIAS && which == QKV) y += tile == thread() / ROWS ? bias : low(load_constant(biases + 16 * tile + row));
+          u64* to = which == QKV ? s.qkv : which == O ? s.from_o : s.from_down;
+          constexpr int size = which == QKV ? QKV_SIZE : (which == O ? O_PARTS : DOWN_PARTS) * HIDDEN;
+          send(to, size, (first + tile) * 16 + row, y, tag);
+        }
+      });
+  stamp(s, layer, which, 8);
   return best;
+}
+
+// What this block does of a layer's attention: for its own part of o, or one of the parts that all blocks share.
+DEVICE void attention(const Step& s, Shared& m, int layer, int position, int splits, u32 tag) {
+  const bool itself = attends_itself(splits);
+  const int tiles = HIDDEN / 16, first = m.share.first[O], end = itself ? O_PARTS : KV_HEADS * splits;
+  int u = itself ? (m.share.count[O] ? first / tiles : end) : num_blocks() - 1 - block();
+  NO_UNROLL
+  for (; u < end; u += itself ? end : num_blocks()) {
+    const Part part = {u / splits, u % splits, splits, !itself || first % tiles == 0};
+    attend(s, layer, part, position, tag, itself ? m.x : 0, m.attention);
+  }
+  if (splits > 1 && block() < s.multiplying)
+    for (int head = block(); head < HEADS; head += s.multiplying) join(s, head, splits, tag, m.attention);
 }
 
 DEVICE void decode(const Step& s, Ring& ring, Shared& m) {
   int token = *s.token, position = *s.position;
   const u32 epoch = *s.steps_done;
-  const int unit = num_blocks() - 1 - block();
   const bool multiplies = block() < s.multiplying;
   if (block() == 0 && thread() == 0) s.times[0] = nanoseconds();
   NO_UNROLL
   for (int step = 0; step < s.num_steps; ++step, ++position) {
     u32 at = 0, tag = (epoch + step) * (LAYERS + 1) + 1;
     const int splits = num_splits(position + 1);
-    Residual r;
+    u64 best = 0;
     if (multiplies) {
+      Residual r;
       UNROLL
       for (int i = 0; i < PAIRS_EACH; ++i)
         if (thread() + i * THREADS < HIDDEN / 2) embedded(s, token, thread() + i * THREADS, r.first[i], r.second[i]);
-    }
-    NO_UNROLL
-    for (int layer = 0; layer < LAYERS; ++layer, ++tag) {
-      if (!multiplies) {
-        for (int u = unit; u < KV_HEADS * splits; u += num_blocks())
-          attend(s, layer, u / splits, u % splits, splits, position, tag, m.attention);
-        continue;
-      }
       NO_UNROLL
-      for (int which = QKV; which <= DOWN; ++which) {
-        if (which == O && unit < KV_HEADS * splits) {
-          for (int u = unit; u < KV_HEADS * splits; u += num_blocks())
-            attend(s, layer, u / splits, u % splits, splits, position, tag, m.attention);
-        }
-        if (which == O && splits > 1) {
-          for (int head = block(); head < HEADS; head += s.multiplying) join(s, head, splits, tag, m.attention);
-        }
-        product<BITS, UNIT>(s, ring, at, r, m, which, layer, tag);
+      for (int layer = 0; layer < LAYERS; ++layer, ++tag) {
+        product<QKV>(s, ring, at, r, m, layer, splits, tag);
+        attention(s, m, layer, position, splits, tag);
+        product<O>(s, ring, at, r, m, layer, splits, tag);
+        product<GATE_UP>(s, ring, at, r, m, layer, splits, tag);
+        product<DOWN>(s, ring, at, r, m, layer, splits, tag);
       }
+      best = product<HEAD>(s, ring, at, r, m, LAYERS, splits, tag);
+    } else if (O_PARTS == 1) {
+      NO_UNROLL
+      for (int layer = 0; layer < LAYERS; ++layer, ++tag) attention(s, m, layer, position, splits, tag);
     }
-    const u64 best = multiplies ? product<HEAD_BITS, HEAD_UNIT>(s, ring, at, r, m, HEAD, LAYERS, tag) : 0;
     token = choose(s, best, tag, m);
-    constexpr int layer = LAYERS;
-    STAMP(10);
+    stamp(s, LAYERS, HEAD, 9);
     if (block() == 0 && thread() == 0) s.output[position + 1] = token, s.times[step + 1] = nanoseconds();
     ring.release(m.share.num_granules * GRANULE);  // the padding too
     ring.first += m.share.num_granules;
