@@ -18,7 +18,6 @@ _SHARED_BYTES = 227 * 1024
 _TAIL = 4096
 # More would be missed where the weights are multiplied.
 _MOST_ATTENDING, _MOST_O_PARTS = 8, 4
-_COPIES = 4  # of what blocks send one another (sizes.cuh)
 _MOST_STEPS = 4096
 _STAMPS = (5, 10)  # NUM_PRODUCTS and PLACES of step.cu
 
@@ -212,11 +211,11 @@ def _buffers(forward: Forward, found: Streams, num_blocks: int, device: str, roo
         "cos_sin": forward.cos_sin[:, :room].contiguous(),
         "keys": zeros(c.num_layers, c.num_kv_heads, room, c.head_dim, dtype=dtype),
         "values": zeros(c.num_layers, c.num_kv_heads, c.head_dim, room, dtype=dtype),
-        "qkv": zeros(_COPIES, c.q_size + 2 * c.kv_size),
-        "attended": zeros(_COPIES, c.q_size // 2),
-        "from_o": zeros(_COPIES, found.cuts.o_parts, c.hidden_size),
-        "inner": zeros(_COPIES, c.intermediate_size // 2),
-        "from_down": zeros(_COPIES, found.cuts.down_parts, c.hidden_size),
+        "qkv": zeros(c.q_size + 2 * c.kv_size),
+        "attended": zeros(c.q_size // 2),
+        "from_o": zeros(found.cuts.o_parts, c.hidden_size // 2),
+        "inner": zeros(c.intermediate_size // 2),
+        "from_down": zeros(found.cuts.down_parts, c.hidden_size // 2),
         "parts": zeros(c.num_heads, max_splits, c.head_dim + 2),
         "best": zeros(num_blocks, 2),
         "logits": zeros(c.vocab_size, dtype=torch.float32),

@@ -210,3 +210,4 @@ inline Words load_words(const void* from) {
 }
 inline void fence_all_blocks() {}
 template <class T> T load_constant(const T* from) { return *from; }
+inline Words load_constant_words(const void* from) { return load_words(from); }

@@ -45,9 +45,10 @@ DEVICE void receive_heads(const Step& s, int layer, int kv, int position, u32 ta
     sine[j] = load_constant(s.cos_sin + (s.context + position) * turn + lane() + 32 * j);
   }
   constexpr int rounds = (GROUP_HEADS + 2 + WARPS - 1) / WARPS;
-  const u64* from = copy_of(s.qkv, QKV_SIZE);
+  const u64* from = s.qkv;
   float first[rounds][each], second[rounds][each];
   bool all;
+  await_first(from + kv * GROUP_HEADS * HEAD_DIM, tag);
   do {
     all = true;
     UNROLL
@@ -63,7 +64,6 @@ DEVICE void receive_heads(const Step& s, int layer, int kv, int position, u32 ta
         first[round][j] = as_float((u32)p), second[round][j] = as_float((u32)q);
       }
     }
-    if (NAP && !all) nap(NAP);
   } while (!all);
   UNROLL
   for (int round = 0; round < rounds; ++round) {
@@ -286,11 +286,11 @@ DEVICE void attend(const Step& s, int layer, const Part& part, int position, u32
     if (splits == 1) {
       const u32 both = pack(y / total, z / total);
       if (x) x[i] = both;
-      else send(s.attended, Q_SIZE / 2, (of_all * HEAD_DIM + d) / 2, both, tag);
+      else send(s.attended + (of_all * HEAD_DIM + d) / 2, both, tag);
     } else {
       u64* to = s.parts + (u64)(of_all * s.max_splits + split) * (HEAD_DIM + 2);
-      send_one(to + d, as_bits(y), tag), send_one(to + d + 1, as_bits(z), tag);
-      if (d == 0) send_one(to + HEAD_DIM, as_bits(top), tag), send_one(to + HEAD_DIM + 1, as_bits(total), tag);
+      send(to + d, y, tag), send(to + d + 1, z, tag);
+      if (d == 0) send(to + HEAD_DIM, top, tag), send(to + HEAD_DIM + 1, total, tag);
     }
   }
   block_sync();
@@ -332,7 +332,7 @@ DEVICE void join(const Step& s, int head, int splits, u32 tag, AttentionScratch&
       total = fmaf(one[HEAD_DIM + 1], factor, total);
       x = fmaf(one[d], factor, x), y = fmaf(one[d + 1], factor, y);
     }
-    send(s.attended, Q_SIZE / 2, (head * HEAD_DIM + d) / 2, pack(x / total, y / total), tag);
+    send(s.attended + (head * HEAD_DIM + d) / 2, pack(x / total, y / total), tag);
   }
   block_sync();
 }

@@ -145,3 +145,7 @@ DEVICE Words load_words(const void* from) {
 }
 DEVICE void fence_all_blocks() { asm volatile("fence.acq_rel.gpu;" ::: "memory"); }
 template <class T> DEVICE T load_constant(const T* from) { return __ldg(from); }
+DEVICE Words load_constant_words(const void* from) {
+  const uint4 v = __ldg((const uint4*)from);
+  return {v.x, v.y, v.z, v.w};
+}

@@ -7,25 +7,23 @@
 // received all that comes before; those who receive `inner` send `from_down` after it; and all that the next layer
 // sends depends on all of both.
 
-//
-// There are COPIES of every buffer, each polled by its part of the blocks: the fewer look at one place, the sooner all
-// have it (docs/log.md).
 
-DEVICE void send_one(u64* to, u32 value, u32 tag) { store_packet(to, (u64)tag << 32 | value); }
+DEVICE void send(u64* to, u32 value, u32 tag) { store_packet(to, (u64)tag << 32 | value); }
+DEVICE void send(u64* to, float value, u32 tag) { send(to, as_bits(value), tag); }
 
-// Into all copies of a buffer of `size` packets.
-DEVICE void send(u64* to, int size, int at, u32 value, u32 tag) {
-  UNROLL
-  for (int copy = 0; copy < COPIES; ++copy) send_one(to + copy * size + at, value, tag);
+// Waits for one packet, looking at nothing else: when it is there, the others are there or will be soon. Polling all of
+// them all the while takes a good part of the bandwidth that weights come through (docs/log.md).
+DEVICE void await_first(const u64* from, u32 tag) {
+#if AWAIT
+  while ((u32)(load_packet(from) >> 32) != tag)
+    if (NAP) nap(NAP);
+#endif
 }
-DEVICE void send(u64* to, int size, int at, float value, u32 tag) { send(to, size, at, as_bits(value), tag); }
-
-// The copy that this block reads.
-DEVICE const u64* copy_of(const u64* buffer, int size) { return buffer + block() % COPIES * size; }
 
 // Waits for `n` pairs of packets, three of each thread at a time; `take(at, a, b)` is called for pair `at`.
 template <class Take>
 DEVICE void receive(const u64* from, int n, u32 tag, Take take) {
+  await_first(from, tag);
   NO_UNROLL
   for (int base = thread(); base < n; base += 3 * THREADS) {
     u64 a[3], b[3];
@@ -39,7 +37,6 @@ DEVICE void receive(const u64* from, int n, u32 tag, Take take) {
       }
       UNROLL
       for (int i = 0; i < 3; ++i) all &= (u32)(a[i] >> 32) == tag && (u32)(b[i] >> 32) == tag;
-      if (NAP && !all) nap(NAP);
     } while (!all);
     UNROLL
     for (int i = 0; i < 3; ++i)

@@ -6,8 +6,8 @@
 #ifndef PROFILE
 #define PROFILE 0
 #endif
-#ifndef COPIES
-#define COPIES 4
+#ifndef AWAIT
+#define AWAIT 1
 #endif
 #ifndef NAP
 #define NAP 0  // nanoseconds between two looks at packets

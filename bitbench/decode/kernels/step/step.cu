@@ -47,11 +47,11 @@ struct Share {
   FIELD(const float*, cos_sin)   /* [2][context][HEAD_DIM / 2] */                                                     \
   FIELD(u16*, keys)              /* [LAYERS][KV_HEADS][context][HEAD_DIM] */                                          \
   FIELD(u16*, values)            /* [LAYERS][KV_HEADS][HEAD_DIM][context] */                                          \
-  FIELD(u64*, qkv)               /* packets: [COPIES][QKV_SIZE], float */                                             \
-  FIELD(u64*, attended)          /* [COPIES][Q_SIZE / 2], two 16-bit numbers each */                                  \
-  FIELD(u64*, from_o)            /* [COPIES][O_PARTS][HIDDEN], float */                                               \
-  FIELD(u64*, inner)             /* [COPIES][INTER / 2], two 16-bit numbers each */                                   \
-  FIELD(u64*, from_down)         /* [COPIES][DOWN_PARTS][HIDDEN], float */                                            \
+  FIELD(u64*, qkv)               /* packets: [QKV_SIZE], float */                                                     \
+  FIELD(u64*, attended)          /* [Q_SIZE / 2], two 16-bit numbers each */                                          \
+  FIELD(u64*, from_o)            /* [O_PARTS][HIDDEN / 2], two 16-bit numbers each */                                 \
+  FIELD(u64*, inner)             /* [INTER / 2], two 16-bit numbers each */                                           \
+  FIELD(u64*, from_down)         /* [DOWN_PARTS][HIDDEN / 2], two 16-bit numbers each */                              \
   FIELD(u64*, parts)             /* [HEADS][max_splits][HEAD_DIM + 2], float */                                       \
   FIELD(u64*, best)              /* [blocks][2]: the largest logit of a block's rows, as an ordered integer; ~row */  \
   FIELD(float*, logits)          /* [VOCAB] */                                                                        \
@@ -103,48 +103,55 @@ DEVICE void stamp(const Step&, int, int, int) {}
 
 // ---- the residual -------------------------------------------------------------------------------------------------
 
-#define PAIRS_EACH ((HIDDEN / 2 + THREADS - 1) / THREADS)
+#define EIGHTS (HIDDEN / 8)
+#define EIGHTS_EACH ((EIGHTS + THREADS - 1) / THREADS)
 
-// Thread i has numbers 2i and 2i + 1, and so on in steps of 2 THREADS.
+// Eight neighbouring numbers a thread, those from 8i on the i-th, and so on in steps of 8 THREADS.
 struct Residual {
-  float first[PAIRS_EACH], second[PAIRS_EACH];
+  float at[EIGHTS_EACH][8];
 
   template <int parts>
-  DEVICE void add(const u64* buffer, u32 tag) {
-    const u64* from = copy_of(buffer, parts * HIDDEN);
-    u64 a[PAIRS_EACH][parts], b[PAIRS_EACH][parts];
+  DEVICE void add(const u64* from, u32 tag) {
+    u64 a[EIGHTS_EACH][parts][4];
     bool all;
+    await_first(from, tag);
     do {
       all = true;
       UNROLL
-      for (int i = 0; i < PAIRS_EACH; ++i)
+      for (int i = 0; i < EIGHTS_EACH; ++i)
         UNROLL
-        for (int p = 0; p < parts; ++p) {
-          const int at = thread() + i * THREADS;
-          a[i][p] = b[i][p] = (u64)tag << 32;
-          if (at < HIDDEN / 2) load_packets(from + p * HIDDEN + 2 * at, a[i][p], b[i][p]);
-        }
+        for (int p = 0; p < parts; ++p)
+          UNROLL
+          for (int k = 0; k < 4; k += 2) {
+            const int eight = thread() + i * THREADS;
+            a[i][p][k] = a[i][p][k + 1] = (u64)tag << 32;
+            if (eight < EIGHTS) load_packets(from + p * (HIDDEN / 2) + 4 * eight + k, a[i][p][k], a[i][p][k + 1]);
+          }
       UNROLL
-      for (int i = 0; i < PAIRS_EACH; ++i)
+      for (int i = 0; i < EIGHTS_EACH; ++i)
         UNROLL
-        for (int p = 0; p < parts; ++p) all &= (u32)(a[i][p] >> 32) == tag && (u32)(b[i][p] >> 32) == tag;
-      if (NAP && !all) nap(NAP);
+        for (int p = 0; p < parts; ++p)
+          UNROLL
+          for (int k = 0; k < 4; ++k) all &= (u32)(a[i][p][k] >> 32) == tag;
     } while (!all);
     UNROLL
-    for (int i = 0; i < PAIRS_EACH; ++i)
+    for (int i = 0; i < EIGHTS_EACH; ++i)
       UNROLL
-      for (int p = 0; p < parts; ++p) first[i] += as_float((u32)a[i][p]), second[i] += as_float((u32)b[i][p]);
+      for (int p = 0; p < parts; ++p)
+        UNROLL
+        for (int k = 0; k < 4; ++k) at[i][2 * k] += low((u32)a[i][p][k]), at[i][2 * k + 1] += high((u32)a[i][p][k]);
   }
 };
 
 struct NormWeights {
-  u32 w[PAIRS_EACH];
+  Words w[EIGHTS_EACH];
 
   DEVICE void load(const u16* from) {
     UNROLL
-    for (int i = 0; i < PAIRS_EACH; ++i) {
-      const int at = thread() + i * THREADS;
-      w[i] = at < HIDDEN / 2 ? load_constant((const u32*)from + at) : 0;
+    for (int i = 0; i < EIGHTS_EACH; ++i) {
+      const int eight = thread() + i * THREADS;
+      w[i] = {0, 0, 0, 0};
+      if (eight < EIGHTS) w[i] = load_constant_words(from + 8 * eight);
     }
   }
 };
@@ -153,21 +160,26 @@ struct NormWeights {
 DEVICE void normed(const Residual& r, const NormWeights& weights, Shared& m) {
   float squares = 0;
   UNROLL
-  for (int i = 0; i < PAIRS_EACH; ++i)
-    if (thread() + i * THREADS < HIDDEN / 2)
-      squares = fmaf(r.first[i], r.first[i], fmaf(r.second[i], r.second[i], squares));
+  for (int i = 0; i < EIGHTS_EACH; ++i)
+    UNROLL
+    for (int k = 0; k < 8; ++k) squares = fmaf(r.at[i][k], r.at[i][k], squares);
   squares = warp_sum(squares);
   if (lane() == 0) m.red[warp()] = squares;
   block_sync();
   squares = 0;
   UNROLL
-  for (int k = 0; k < WARPS; ++k) squares += m.red[k];
+  for (int k = 0; k < (EIGHTS + 31) / 32 && k < WARPS; ++k) squares += m.red[k];
   const float scale = reciprocal_root(squares / HIDDEN + (float)EPS);
   UNROLL
-  for (int i = 0; i < PAIRS_EACH; ++i) {
-    const int at = thread() + i * THREADS;
-    if (at < HIDDEN / 2)
-      m.x[at] = pack(r.first[i] * scale * low(weights.w[i]), r.second[i] * scale * high(weights.w[i]));
+  for (int i = 0; i < EIGHTS_EACH; ++i) {
+    const int eight = thread() + i * THREADS;
+    const float* x = r.at[i];
+    const Words& w = weights.w[i];
+    if (eight < EIGHTS)
+      *(Words*)(m.x + 4 * eight) = {pack(x[0] * scale * low(w.x), x[1] * scale * high(w.x)),
+                                    pack(x[2] * scale * low(w.y), x[3] * scale * high(w.y)),
+                                    pack(x[4] * scale * low(w.z), x[5] * scale * high(w.z)),
+                                    pack(x[6] * scale * low(w.w), x[7] * scale * high(w.w))};
   }
   block_sync();
 }
@@ -229,8 +241,8 @@ DEVICE int choose(const Step& s, u64 best, u32 tag, Shared& m) {
   best = block_most(best, m);
   if (thread() == 0) {
     fence_all_blocks();
-    send_one(s.best + 2 * block(), (u32)(best >> 32), tag);
-    send_one(s.best + 2 * block() + 1, (u32)best, tag);
+    send(s.best + 2 * block(), (u32)(best >> 32), tag);
+    send(s.best + 2 * block() + 1, (u32)best, tag);
   }
   best = 0;
   for (int i = thread(); i < num_blocks(); i += THREADS) {
@@ -263,10 +275,10 @@ DEVICE void vector_of(const Step& s, Residual& r, Shared& m, int layer, int spli
   const int first = m.share.first[which], count = m.share.count[which];
   if constexpr (which == O || which == DOWN) {
     if (!count) return;
-    constexpr int size = which == O ? Q_SIZE / 2 : INTER / 2, inputs = Product<which>::inputs;
+    constexpr int inputs = Product<which>::inputs;
     if (which == O && attends_itself(splits)) return;
     const int part = first / (HIDDEN / 16);
-    const u64* from = copy_of(which == O ? s.attended : s.inner, size) + part * (inputs / 2);
+    const u64* from = (which == O ? s.attended : s.inner) + part * (inputs / 2);
     receive(from, inputs / 4, tag, [&](int i, u32 a, u32 b) { m.x[2 * i] = a, m.x[2 * i + 1] = b; });
     stamp(s, layer, which, 1);
     block_sync();
@@ -303,19 +315,21 @@ DEVICE u64 product(const Step& s, Ring& ring, u32& at, Residual& r, Shared& m, i
           const float up = from_lane(y, 8), inner = y / (1.0f + exp2_fast(-LOG2_E * y)) * up;
           const float next = from_lane(inner, 1);
           if (whole && row < 8 && row % 2 == 0)
-            send(s.inner, INTER / 2, (first + tile) * 4 + row / 2, pack(inner, next), tag);
+            send(s.inner + (first + tile) * 4 + row / 2, pack(inner, next), tag);
         } else if constexpr (which == HEAD) {
           const int of_all = (first + tile) * 16 + row;
           if (!whole || of_all >= VOCAB) return;
           const u64 one = ranked(y, of_all);
           best = one > best ? one : best;
           if (s.keep_logits) s.logits[of_all] = y;
-        } else {
+        } else if constexpr (which == QKV) {
           if (!whole) return;
-          if (QKV_BIAS && which == QKV) y += tile == thread() / ROWS ? bias : low(load_constant(biases + 16 * tile + row));
-          u64* to = which == QKV ? s.qkv : which == O ? s.from_o : s.from_down;
-          constexpr int size = which == QKV ? QKV_SIZE : (which == O ? O_PARTS : DOWN_PARTS) * HIDDEN;
-          send(to, size, (first + tile) * 16 + row, y, tag);
+          if (QKV_BIAS) y += tile == thread() / ROWS ? bias : low(load_constant(biases + 16 * tile + row));
+          send(s.qkv + (first + tile) * 16 + row, y, tag);
+        } else {
+          const float next = from_lane(y, 1);
+          u64* to = (which == O ? s.from_o : s.from_down) + 8 * first;
+          if (whole && row % 2 == 0) send(to + 8 * tile + row / 2, pack(y, next), tag);
         }
       });
   stamp(s, layer, which, 8);
@@ -349,8 +363,13 @@ DEVICE void decode(const Step& s, Ring& ring, Shared& m) {
     if (multiplies) {
       Residual r;
       UNROLL
-      for (int i = 0; i < PAIRS_EACH; ++i)
-        if (thread() + i * THREADS < HIDDEN / 2) embedded(s, token, thread() + i * THREADS, r.first[i], r.second[i]);
+      for (int i = 0; i < EIGHTS_EACH; ++i)
+        UNROLL
+        for (int k = 0; k < 8; k += 2) {
+          const int eight = thread() + i * THREADS;
+          r.at[i][k] = r.at[i][k + 1] = 0;
+          if (eight < EIGHTS) embedded(s, token, 4 * eight + k / 2, r.at[i][k], r.at[i][k + 1]);
+        }
       NO_UNROLL
       for (int layer = 0; layer < LAYERS; ++layer, ++tag) {
         product<QKV>(s, ring, at, r, m, layer, splits, tag);
