@@ -1,10 +1,11 @@
 """What measuring costs: the same generation with bitbench's instruments and without, paired and interleaved.
 
-With: a tick of the clock for each token, and a PowerWatch in another process, looking twice as often as in a run; it
-looks first when it starts, so that also a short generation holds a look. Without: neither. Pairs are short because a
-shared host changes its speed for seconds at a time, which falls out only between neighbours. Prints one JSON line: the
-Hodges-Lehmann estimate of log(with / without) over pairs (the median of their pairwise means, which single disturbances
-hardly move) and its 95% interval by Wilcoxon's signed ranks.
+One process generates with transformers, token after token, in windows of some tokens. In every pair of neighbouring
+windows one, chosen at random, is instrumented: each token is copied to the host and its time taken, and another process
+looks at the device as a run's does, first when the window begins. So a window has one look at least, more than a run's
+share of two a second. Windows are short because a shared host changes its speed for seconds at a time, which falls out
+only between neighbours. Prints one JSON line: the Hodges-Lehmann estimate of log(with / without) over pairs (the
+median of their pairwise means, which single disturbances hardly move) and its 95% interval by Wilcoxon's signed ranks.
 
     python scripts/instrumentation.py shape:qwen2.5-0.5b --device cuda:0
 """
@@ -16,48 +17,93 @@ import multiprocessing
 import random
 import time
 from multiprocessing.connection import Connection
+from typing import Any
 
 from bitbench.facts.messages import PrepareTask
 from bitbench.facts.models import parse_model
 from bitbench.facts.workloads import parse_workload
-from bitbench.measure.power import LOOK_PERIOD_S, PowerWatch
+from bitbench.measure.power import LOOK_PERIOD_S
+from bitbench.measure.power_sources import source_of
 from bitbench.results.machine import collect
 
 PROMPT = parse_workload("p40-n64")
 _NORMAL_QUANTILE = 1.96  # of 0.975
-_LOOK_PERIOD_S = LOOK_PERIOD_S / 2
 
 
-def worker(model_name: str, method: str, device: str, output_len: int, pipe: Connection) -> None:
-    """Load the model, then for each request generate once and answer with the seconds it took."""
+class Windows:
+    """Hears of every token as a logits processor, which changes nothing; gathers seconds of windows, in pairs."""
+
+    def __init__(self, watching: Any, size: int) -> None:
+        self._watching, self._size = watching, size
+        self._order = random.Random(1)
+        self.pairs: list[dict[bool, float]] = []
+        self.restart()
+
+    def restart(self) -> None:
+        """Before a generation: what is unfinished is forgotten, and so is the first window, which has the prompt."""
+        self._tokens, self._began, self._plan = -self._size, 0.0, []
+        self._found: dict[bool, float] = {}
+        self._instrumented = False
+        self._ticks: list[float] = []
+
+    def __call__(self, input_ids: Any, scores: Any) -> Any:
+        """One more token."""
+        if self._instrumented:
+            input_ids[:, -1].cpu()
+            self._ticks.append(time.monotonic())
+        self._tokens += 1
+        if self._tokens % self._size == 0 and self._tokens >= 0:
+            self._turn()
+        return scores
+
+    def _turn(self) -> None:
+        now = time.monotonic()
+        if self._tokens:
+            self._found[self._instrumented] = now - self._began
+        if len(self._found) == 2:
+            self.pairs.append(self._found)
+            self._found = {}
+        if not self._plan:
+            self._plan = self._order.sample([True, False], 2)
+        self._instrumented = self._plan.pop()
+        (self._watching.set if self._instrumented else self._watching.clear)()
+        self._began = time.monotonic()
+
+
+def worker(arguments: argparse.Namespace, watching: Any, pipe: Connection) -> None:
+    """Generate again and again, then send the pairs."""
+    from bitbench.engines.hf_generate import generate
     from bitbench.engines.registry import engine
     from bitbench.methods.checkpoint import prepare
     from bitbench.methods.registry import parse_method
 
-    task = PrepareTask(model=parse_model(model_name), method=method, device=device)
+    task = PrepareTask(model=parse_model(arguments.model), method=arguments.method, device=arguments.device)
     checkpoint = prepare(task, lambda _: None)
-    model = engine("transformers").load(checkpoint, parse_method(method), device, False)
-    ids = PROMPT.token_ids(0, model.vocab_size())
-    for _ in range(4):
-        model.generate(ids, output_len, None)
+    model: Any = engine("transformers").load(checkpoint, parse_method(arguments.method), arguments.device, False)
+    ids, windows = PROMPT.token_ids(0, model.vocab_size()), Windows(watching, arguments.window)
     pipe.send("ready")
-    while (instrumented := pipe.recv()) is not None:
-        ticks: list[float] = []
-        model.synchronize()
-        began = time.monotonic()
-        model.generate(ids, output_len, (lambda: ticks.append(time.monotonic())) if instrumented else None)  # noqa: B023
-        model.synchronize()
-        pipe.send(time.monotonic() - began)
+    generate(model._model, ids, arguments.output_len, None, processors=[windows])  # meets every context length
+    windows.pairs.clear()
+    ends = time.monotonic() + arguments.seconds
+    while time.monotonic() < ends:
+        windows.restart()
+        generate(model._model, ids, arguments.output_len, None, processors=[windows])
+        watching.clear()
+    pipe.send([(pair[True], pair[False]) for pair in windows.pairs])
 
 
-def timed(pipe: Connection, device: str, instrumented: bool) -> float:
-    """Seconds of one generation, watched or not."""
-    if not instrumented:
-        pipe.send(False)
-        return float(pipe.recv())
-    with PowerWatch(device, _LOOK_PERIOD_S):
-        pipe.send(True)
-        return float(pipe.recv())
+def watch(device: str, watching: Any, pipe: Connection) -> list[tuple[float, float]]:
+    """Look at the device while `watching` is set, until the worker sends seconds of windows, with and without."""
+    source = source_of(device)
+    while not pipe.poll():
+        if not watching.wait(0.1):
+            continue
+        source.look()
+        next_s = time.monotonic() + LOOK_PERIOD_S
+        while watching.is_set() and time.monotonic() < next_s:
+            time.sleep(0.001)
+    found: list[tuple[float, float]] = pipe.recv()
+    return found
 
 
 def signed_rank_interval(values: list[float]) -> tuple[float, float, float]:
@@ -73,34 +119,32 @@ def signed_rank_interval(values: list[float]) -> tuple[float, float, float]:
 
 
 def main() -> None:
-    """Run the pairs in random order within each pair."""
+    """Run the pairs, print what they say."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model")
     parser.add_argument("--method", default="fp16")
     parser.add_argument("--device", default="cuda:0")
-    parser.add_argument("--seconds", type=float, default=280.0, help="how long to go on taking pairs")
-    parser.add_argument("--output-len", type=int, default=16)
+    parser.add_argument("--seconds", type=float, default=300.0, help="how long to go on taking pairs")
+    parser.add_argument("--window", type=int, default=16, help="tokens")
+    parser.add_argument(
+        "--output-len", type=int, default=273, help="tokens of a generation"
+    )
     arguments = parser.parse_args()
     context = multiprocessing.get_context("spawn")
+    watching = context.Event()
     pipe, other = context.Pipe()
-    process = context.Process(
-        target=worker, args=(arguments.model, arguments.method, arguments.device, arguments.output_len, other)
-    )
+    process = context.Process(target=worker, args=(arguments, watching, other))
     process.start()
     other.close()
     assert pipe.recv() == "ready"
-    order, logs = random.Random(1), []
-    ends = time.monotonic() + arguments.seconds
-    while time.monotonic() < ends:
-        seconds = {flag: timed(pipe, arguments.device, flag) for flag in order.sample([True, False], 2)}
-        logs.append(math.log(seconds[True] / seconds[False]))
-    pipe.send(None)
+    pairs = watch(arguments.device, watching, pipe)
     process.join()
+    logs = [math.log(on / off) for on, off in pairs]
     estimate, low, high = signed_rank_interval(logs)
     environment = collect(arguments.device)
     result = {
         **vars(arguments),
-        "look_period_s": _LOOK_PERIOD_S,
+        "seconds_of_windows": sum(on + off for on, off in pairs),
         "device_name": environment.device_name,
         "versions": environment.versions,
         "num_pairs": len(logs),

@@ -28,6 +28,7 @@ _TEMPERATURE_GPU = 0  # nvmlTemperatureSensors_t
 _MHZ, _MILLI, _KHZ, _MICRO = 1e6, 1e-3, 1e3, 1e-6
 _POWERCAP = Path("/sys/class/powercap")
 _CPUS = Path("/sys/devices/system/cpu")
+_FULL_LOOK_EVERY = 4
 _MAX_CLOCKS_READ = 8  # a file each; a mean over some CPUs is enough
 
 
@@ -57,20 +58,31 @@ class NvmlSource:
 
     def __init__(self, device: nvml.NvmlDevice) -> None:
         self._device = device
+        self._num_looks = 0
 
     def look(self) -> PowerSample:
-        """Each figure that the driver gives. The energy counter is read first, next to the time."""
+        """What decides whether a sample counts, and the energy counter, which is read first, next to the time.
+
+        Every call holds up the driver, and with it an engine that launches kernels through it, so what changes slowly
+        or not at all is asked for in one look of `_FULL_LOOK_EVERY` only.
+        """
         ask = self._device.ask
         at_s, energy_mj = time.monotonic(), ask("TotalEnergyConsumption")
-        return PowerSample(
+        brief = PowerSample(
             at_s=at_s,
             energy_j=_scaled(energy_mj, _MILLI),
-            power_w=_scaled(ask("PowerUsage"), _MILLI),
             sm_clock_hz=_scaled(ask("ClockInfo", _CLOCK_SM), _MHZ),
-            memory_clock_hz=_scaled(ask("ClockInfo", _CLOCK_MEMORY), _MHZ),
-            temperature_c=_scaled(ask("Temperature", _TEMPERATURE_GPU), 1.0),
             throttle_reasons=reason_names(reason_bits(self._device), THROTTLE_BITS),
         )
+        self._num_looks += 1
+        if self._num_looks % _FULL_LOOK_EVERY != 1:
+            return brief
+        slow = {
+            "power_w": _scaled(ask("PowerUsage"), _MILLI),
+            "memory_clock_hz": _scaled(ask("ClockInfo", _CLOCK_MEMORY), _MHZ),
+            "temperature_c": _scaled(ask("Temperature", _TEMPERATURE_GPU), 1.0),
+        }
+        return brief.model_copy(update=slow)
 
 
 class CpuSource:

@@ -154,3 +154,11 @@ def test_the_source_fits_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
     assert isinstance(source_of("cpu"), CpuSource)
     with pytest.raises(ValueError, match="cuda:N"):
         source_of("cuda:x")
+
+
+def test_what_changes_slowly_is_asked_for_in_one_look_of_four(monkeypatch):
+    install(monkeypatch, H200)
+    source = source_of("cuda:0")
+    looks = [source.look() for _ in range(8)]
+    assert [look.power_w is not None for look in looks] == [True, False, False, False] * 2
+    assert all(look.energy_j is not None and look.sm_clock_hz is not None for look in looks)

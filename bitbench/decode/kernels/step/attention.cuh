@@ -48,7 +48,7 @@ DEVICE void receive_heads(const Step& s, int layer, int kv, int position, u32 ta
   const u64* from = s.qkv;
   float first[rounds][each], second[rounds][each];
   bool all;
-  await_first(from + kv * GROUP_HEADS * HEAD_DIM, tag);
+  await_one(from + kv * GROUP_HEADS * HEAD_DIM, GROUP_HEADS * HEAD_DIM / 16, 16, tag);
   do {
     all = true;
     UNROLL

@@ -11,19 +11,22 @@
 DEVICE void send(u64* to, u32 value, u32 tag) { store_packet(to, (u64)tag << 32 | value); }
 DEVICE void send(u64* to, float value, u32 tag) { send(to, as_bits(value), tag); }
 
-// Waits for one packet, looking at nothing else: when it is there, the others are there or will be soon. Polling all of
-// them all the while takes a good part of the bandwidth that weights come through (docs/log.md).
-DEVICE void await_first(const u64* from, u32 tag) {
+// Waits for one of the packets, looking at nothing else: when it is there, the others are there or will be soon. Blocks
+// look at different ones of `n` that lie `apart`, and one warp of each does, since many looks at one place, or at all of
+// them, hold up the weights on their way through the same cache (docs/log.md).
+DEVICE void await_one(const u64* from, int n, int apart, u32 tag) {
 #if AWAIT
-  while ((u32)(load_packet(from) >> 32) != tag)
-    if (NAP) nap(NAP);
+  if (warp() == 0)
+    while ((u32)(load_packet(from + block() % n * apart) >> 32) != tag)
+      if (NAP) nap(NAP);
+  block_sync();
 #endif
 }
 
 // Waits for `n` pairs of packets, three of each thread at a time; `take(at, a, b)` is called for pair `at`.
 template <class Take>
 DEVICE void receive(const u64* from, int n, u32 tag, Take take) {
-  await_first(from, tag);
+  await_one(from, n / 2, 4, tag);
   NO_UNROLL
   for (int base = thread(); base < n; base += 3 * THREADS) {
     u64 a[3], b[3];

@@ -114,7 +114,7 @@ struct Residual {
   DEVICE void add(const u64* from, u32 tag) {
     u64 a[EIGHTS_EACH][parts][4];
     bool all;
-    await_first(from, tag);
+    await_one(from, parts * HIDDEN / 16, 8, tag);
     do {
       all = true;
       UNROLL
