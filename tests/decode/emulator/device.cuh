@@ -174,7 +174,8 @@ inline void mbarrier_wait(u64* b, u32 parity) {
 
 // ---- memory -------------------------------------------------------------------------------------------------------
 
-inline void bulk_copy(void* to, const void* from, u32 bytes, u64* full) {
+inline u64 read_once_policy() { return 0; }
+inline void bulk_copy(void* to, const void* from, u32 bytes, u64* full, u64) {
   memset(to, 0xff, bytes);  // what is read too early is not a number
   copies.push_back({to, from, bytes, full});
 }

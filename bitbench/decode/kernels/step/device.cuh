@@ -108,13 +108,18 @@ DEVICE void mbarrier_wait(u64* b, u32 parity) {
 
 // ---- memory -------------------------------------------------------------------------------------------------------
 
-// From global to shared memory by the copy engine, counted by the barrier. What is read once a step need not stay in
-// L2.
-DEVICE void bulk_copy(void* to, const void* from, u32 bytes, u64* full) {
+// What is read once a step need not stay in L2.
+DEVICE u64 read_once_policy() {
+  u64 policy;
+  asm volatile("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(policy));
+  return policy;
+}
+// From global to shared memory by the copy engine, counted by the barrier.
+DEVICE void bulk_copy(void* to, const void* from, u32 bytes, u64* full, u64 policy) {
   asm volatile(
-      "{\n .reg .b64 once;\n createpolicy.fractional.L2::evict_first.b64 once, 1.0;\n"
-      " cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint [%0], [%1], %2, [%3], once;\n}"
-      ::"r"(shared_address(to)), "l"(from), "r"(bytes), "r"(shared_address(full))
+      "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint [%0], [%1], %2, [%3], %4;" ::"r"(
+          shared_address(to)),
+      "l"(from), "r"(bytes), "r"(shared_address(full)), "l"(policy)
       : "memory");
 }
 

@@ -41,20 +41,25 @@ struct Ring {
   }
 };
 
-// One thread copies `num_granules` again and again, for `num_steps` steps.
+// One thread copies `num_granules` again and again, for `num_steps` steps. It shares its scheduler with warps that
+// compute, so what it does for a granule is little, and granules are large.
 DEVICE void produce(u8* ring, u64* full, u64* empty, const u8* stream, u32 num_granules, int num_steps) {
-  u32 n = 0;
+  const u64 policy = read_once_policy();
+  u32 slot = 0, parity = 1;  // a fresh barrier counts as if the round before the first had passed
+  NO_UNROLL
   for (int step = 0; step < num_steps; ++step) {
-    for (u32 i = 0; i < num_granules; ++i, ++n) {
-      const u32 slot = n % NUM_GRANULES;
-      if (n >= NUM_GRANULES) mbarrier_wait(empty + slot, (n / NUM_GRANULES - 1) & 1);
-      const u8* from = stream + (u64)i * GRANULE;
+    const u8* from = stream;
+    NO_UNROLL
+    for (u32 i = 0; i < num_granules; ++i, from += GRANULE) {
+      mbarrier_wait(empty + slot, parity);
       mbarrier_expect(full + slot, slot ? GRANULE : GRANULE + TAIL);
-      bulk_copy(ring + slot * GRANULE, from, GRANULE, full + slot);
-      if (slot == 0) bulk_copy(ring + RING, from, TAIL, full + slot);
+      bulk_copy(ring + slot * GRANULE, from, GRANULE, full + slot, policy);
+      if (slot == 0) bulk_copy(ring + RING, from, TAIL, full + slot, policy);
+      if (++slot == NUM_GRANULES) slot = 0, parity ^= 1;
     }
   }
   // No copy may be under way when the block ends, and for padding nobody else waits.
+  const u32 n = num_granules * num_steps;
   for (u32 i = n < NUM_GRANULES ? 0 : n - NUM_GRANULES; i < n; ++i)
     mbarrier_wait(full + i % NUM_GRANULES, i / NUM_GRANULES & 1);
 }

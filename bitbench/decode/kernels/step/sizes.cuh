@@ -14,6 +14,6 @@
 #endif
 #define THREADS (32 * WARPS)
 #define BLOCK_THREADS (THREADS + 32)  // the last warp is the producer
-#define GRANULE 8192
+#define GRANULE 16384
 #define RING (GRANULE * NUM_GRANULES)
 #define TAIL 4096
