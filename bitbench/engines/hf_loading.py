@@ -61,8 +61,8 @@ def _dtype(choice: MethodChoice, device: str) -> Any:
     """float16, except where bf16 was asked for or the CPU would emulate float16 slowly for a quantized method."""
     import torch
 
-    if choice.method.name == "fp16":
-        return torch.float16
+    if choice.method.name in ("fp16", "fp32"):
+        return torch.float16 if choice.method.name == "fp16" else torch.float32
     if choice.method.name == "bf16" or device == "cpu":
         return torch.bfloat16
     return torch.float16

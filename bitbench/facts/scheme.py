@@ -30,6 +30,7 @@ class Scheme:
 
 
 FP16 = Scheme("FP16", 16)
+FP32 = Scheme("FP32", 32)
 BF16 = Scheme("BF16", 16)
 # bitsandbytes keeps one float32 scale (SCB) for each output row.
 LLM_INT8 = Scheme("W8A8 + FP16 outlier columns", 8, 8, 0, 32)
@@ -38,6 +39,7 @@ LLM_INT8_NO_OUTLIERS = Scheme("W8A8", 8, 8, 0, 32)
 NF4 = Scheme("NF4 (W4A16, blocks of 64)", 4, 16, 64, 32)
 
 
-def w4a16(group_size: int) -> Scheme:
+def w4a16(group_size: int, lm_head_bits: int = 16) -> Scheme:
     """AWQ's storage: 4-bit weights, for each group a 16-bit scale and a 4-bit zero point."""
-    return Scheme(f"W4A16-g{group_size}-asym", 4, 16, group_size, 20)
+    head = "" if lm_head_bits == 16 else f", lm_head INT{lm_head_bits} by row"
+    return Scheme(f"W4A16-g{group_size}-asym{head}", 4, 16, group_size, 20, lm_head_bits)

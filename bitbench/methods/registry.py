@@ -14,7 +14,7 @@ class Method:
     """How the stored numbers are chosen. `kernels` are the ones that can be asked for with `method:kernel`.
 
     `family` says whose storage and kernels are used, `needs` are the packages to install; `made` says whether the
-    numbers are made at load or stored in a checkpoint.
+    numbers are made at load or stored in a checkpoint, `checkpoint_of` in whose where that is another method's.
     """
 
     name: str
@@ -25,11 +25,17 @@ class Method:
     needs: tuple[str, ...] = ("torch", "transformers")
     kernels: tuple[str, ...] = ()
     made: Literal["at load", "once, cached", "once, in seconds, without calibration"] = "at load"
+    checkpoint_of: str = ""
 
     @property
     def has_own_checkpoint(self) -> bool:
         """True where the numbers are stored once; the others start from the model's 16-bit checkpoint at each load."""
         return self.made != "at load"
+
+    @property
+    def stored_as(self) -> str:
+        """The method whose checkpoint is loaded."""
+        return self.checkpoint_of or self.name
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +92,19 @@ def default_methods(device: str) -> tuple[str, ...]:
     """The default set: 16 bit (both kinds on a CPU, where bf16 is the fast one), INT8, NF4 and AWQ INT4."""
     sixteen = ("fp16", "bf16") if device == "cpu" else ("fp16",)
     return (*sixteen, "bnb-int8", "bnb-nf4", "awq-int4")
+
+
+# What quality is measured against computes the 16-bit weights in 16 bit on a GPU. On a CPU in float32: float16 is
+# emulated there, and bfloat16's own rounding (0.002 nats on the demo) is as much as near-lossless methods cost.
+_REFERENCES = {
+    "cpu": Method("fp32", "16bit", "FP32", "the 16-bit weights as they are, computed in float32", schemes.FP32),
+    "fake": METHODS["fp16"],
+}
+
+
+def reference_method(device: str) -> MethodChoice:
+    """How the 16-bit model that others are compared with computes on this device."""
+    return MethodChoice(_REFERENCES.get(device, METHODS["fp16"]))
 
 
 def parse_method(argument: str) -> MethodChoice:

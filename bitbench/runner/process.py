@@ -15,7 +15,7 @@ from typing import IO
 
 from pydantic import ValidationError
 
-from bitbench.facts.messages import EVENT, PROCESS_VARIABLE, BandwidthTask, Event, Finished, MeasureTask, PrepareTask
+from bitbench.facts.messages import EVENT, PROCESS_VARIABLE, Event, Finished, MeasureTask, Task
 
 OnEvent = Callable[[Event], None]
 _VMSTAT = Path("/proc/vmstat")
@@ -46,7 +46,7 @@ class Outcome:
     cpu_s: float
 
 
-def run_worker(task: PrepareTask | BandwidthTask | MeasureTask, limits: Limits, on_event: OnEvent) -> Outcome:
+def run_worker(task: Task, limits: Limits, on_event: OnEvent) -> Outcome:
     """Run one task in a process of its own. Raises KeyboardInterrupt, after the process is gone."""
     started, kills_before = time.monotonic(), _oom_kills()
     read_fd, write_fd = os.pipe()
@@ -64,7 +64,7 @@ def run_worker(task: PrepareTask | BandwidthTask | MeasureTask, limits: Limits, 
     return Outcome(finished, started, time.monotonic() - started, usage.children_user + usage.children_system)
 
 
-def _spawn(task: PrepareTask | BandwidthTask | MeasureTask, write_fd: int, log: IO[bytes]) -> subprocess.Popen[bytes]:
+def _spawn(task: Task, write_fd: int, log: IO[bytes]) -> subprocess.Popen[bytes]:
     index = task.process_index if isinstance(task, MeasureTask) else 0
     # A session of its own: Ctrl-C reaches the runner alone, which ends the worker and everything it started.
     process = subprocess.Popen(
