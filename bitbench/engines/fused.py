@@ -20,7 +20,13 @@ from bitbench.facts.samples import KernelReport
 from bitbench.methods.registry import MethodChoice
 
 # What the decoder calls the storage of each method's checkpoint.
-_STORED = {"fp16": "fp16", "awq-int4": "awq-int4", "rtn-int4": "awq-int4"}
+_STORED = {
+    "fp16": "fp16",
+    "int8-wo": "int8-wo",
+    "awq-int4": "awq-int4",
+    "awq-int4-head8": "awq-int4-head8",
+    "rtn-int4": "awq-int4",
+}
 # A cache that grows in such steps is seldom made anew.
 _ROOM_STEP = 256
 MakeSteps = Callable[[decoders.Decoder, int], Steps]

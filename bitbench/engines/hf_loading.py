@@ -77,7 +77,7 @@ def _from_pretrained(checkpoint: Checkpoint, choice: MethodChoice, device: str, 
     if choice.method.family == "awq" and device != "cpu":
         config.quantization_config["backend"] = choice.kernel or _default_awq_kernel(device)
     dtype = _dtype(choice, device)
-    return transformers.AutoModelForCausalLM.from_pretrained(
+    model = transformers.AutoModelForCausalLM.from_pretrained(
         checkpoint.path,
         config=config,
         dtype=dtype,
@@ -86,6 +86,11 @@ def _from_pretrained(checkpoint: Checkpoint, choice: MethodChoice, device: str, 
         local_files_only=True,
         trust_remote_code=trust_remote_code,
     ).eval()
+    if choice.method.scheme.lm_head_bits == 8:
+        from bitbench.engines.int8_rows import store_in_rows
+
+        store_in_rows(model, layers=choice.method.family == "int8-rows")
+    return model
 
 
 def _default_awq_kernel(device: str) -> str:

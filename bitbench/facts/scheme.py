@@ -35,6 +35,8 @@ BF16 = Scheme("BF16", 16)
 # bitsandbytes keeps one float32 scale (SCB) for each output row.
 LLM_INT8 = Scheme("W8A8 + FP16 outlier columns", 8, 8, 0, 32)
 LLM_INT8_NO_OUTLIERS = Scheme("W8A8", 8, 8, 0, 32)
+# One scale for each output row, 32 bits (16 where the kernel wants the activations' type); lm_head too.
+W8A16 = Scheme("W8A16 by row", 8, 16, 0, 32, 8)
 # One float32 absmax for each 64 weights (transformers' default: no double quantization).
 NF4 = Scheme("NF4 (W4A16, blocks of 64)", 4, 16, 64, 32)
 

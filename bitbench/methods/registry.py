@@ -6,7 +6,7 @@ from typing import Literal
 from bitbench.facts import scheme as schemes
 from bitbench.facts.scheme import Scheme
 
-Family = Literal["16bit", "bitsandbytes", "awq"]
+Family = Literal["16bit", "bitsandbytes", "int8-rows", "awq"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,9 +73,18 @@ METHODS: dict[str, Method] = {
             schemes.NF4, _BNB,
         ),
         Method(
+            "int8-wo", "int8-rows", "INT8 weight-only",
+            "8-bit weights with a scale for each row, lm_head too, multiplied in 16 bit: no calibration", schemes.W8A16,
+        ),
+        Method(
             "awq-int4", "awq", "AWQ INT4",
             "4-bit integers scaled by calibrated activations, expanded to 16 bit in registers",
             schemes.w4a16(128), _AWQ, ("marlin", "gemm"), "once, cached",
+        ),
+        Method(
+            "awq-int4-head8", "awq", "AWQ INT4, INT8 lm_head",
+            "awq-int4's numbers with lm_head, the largest matrix, in 8 bits with a scale for each row",
+            schemes.w4a16(128, 8), _AWQ, ("marlin", "gemm"), "once, cached", "awq-int4",
         ),
         Method(
             "rtn-int4", "awq", "round-to-nearest INT4",
