@@ -120,8 +120,8 @@ class _Pass:
         self._found: dict[int, Divergence] = {}
 
     def add(self, expected: Any, given: Any, next_ids: Sequence[int], document: int) -> None:
-        self._found.setdefault(document, Divergence()).extend(divergence(expected, given, next_ids))
-        self._context_free.add(expected)
+        of = self._found.setdefault(document, Divergence())
+        of.extend(divergence(expected, given, next_ids, self._context_free))
 
     def facts(self, storage_kl_nats: float) -> QualityPass:
         """What is kept. Raises IncorrectOutput for what is not finite."""

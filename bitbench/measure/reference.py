@@ -18,6 +18,8 @@ from bitbench.facts.readings import Readings
 from bitbench.measure.divergence import divergence
 
 _LOGITS, _READINGS = "logits.bin", "readings.json"
+# The least finite number of float16; a logit so far below the greatest has no probability in float64 either.
+_LEAST = -65504.0
 _STORED_AS = {"float16": "float16", "bfloat16": "bfloat16", "float32": "float16"}
 
 
@@ -71,7 +73,8 @@ def store(reference: LiveReference, folder: Path, report: Callable[[Progress], N
                 given_NV = reference.logits(number, index)
                 kept_NV = given_NV
                 if given_NV.dtype != dtype:
-                    kept_NV = (given_NV.float() - given_NV.float().amax(1, keepdim=True)).to(dtype)
+                    below_NV = given_NV.float() - given_NV.float().amax(1, keepdim=True)
+                    kept_NV = below_NV.clamp(min=_LEAST).to(dtype)
                     lost += divergence(given_NV, kept_NV, text.scored).kl_nats
                 file.write(memoryview(kept_NV.contiguous().cpu().view(torch.int16).numpy()).cast("B"))
                 done += len(text.scored)
