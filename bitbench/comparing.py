@@ -24,9 +24,10 @@ from bitbench.facts.messages import (
     QualityTask,
     ReferenceStored,
     ReferenceTask,
+    TasksScored,
 )
 from bitbench.facts.workloads import parse_workload
-from bitbench.measure import gate, quality
+from bitbench.measure import gate, harness, quality
 from bitbench.measure.memory import meter
 from bitbench.measure.readings import GATE_AMOUNT, LOGIT_BYTES, Amount, amount, readings
 from bitbench.measure.reference import LiveReference, Reference, StoredReference, store
@@ -93,6 +94,7 @@ def _device_name(device: str) -> str:
 def compare(task: QualityTask, send: Send) -> Finished:
     """Load, gate, compare. Raises IncorrectOutput, LoadError, OutOfMemory, Unsupported."""
     choice = parse_method(f"{task.method}:{task.kernel}" if task.kernel else task.method)
+    manager = harness.load_tasks(task.tasks) if task.tasks else None  # before anything dear, in case it fails
     watched = meter(task.device)
     began = time.monotonic()
     model = find_engine(task.engine).load(task.checkpoint, choice, task.device, task.trust_remote_code)
@@ -125,6 +127,8 @@ def compare(task: QualityTask, send: Send) -> Finished:
             peak_bytes=watched.peak_bytes(),
         )
     )
+    if task.tasks:
+        send(TasksScored(scores=harness.score(model, task.tasks, manager, send)))
     return Finished(status="ok")
 
 

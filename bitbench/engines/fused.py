@@ -49,6 +49,10 @@ class FusedModel:
         """A plain text's tokens; None without a tokenizer."""
         return text_tokens(self._tokenizer, text)
 
+    def tokenizer(self) -> Any | None:
+        """As it was loaded."""
+        return self._tokenizer
+
     def generate(self, ids: Sequence[Sequence[int]], output_len: int, on_token: OnToken | None) -> list[list[int]]:
         """Greedy continuation, [1][output_len]; `on_token` hears of the first token only.
 

@@ -75,6 +75,10 @@ class HuggingFaceModel:
         """The text's tokens; a BOS where the tokenizer adds one to a text by itself (Llama's does, Qwen's does not)."""
         return text_tokens(self._tokenizer, text)
 
+    def tokenizer(self) -> Any | None:
+        """As it was loaded."""
+        return self._tokenizer
+
     def linear_layers(self) -> Iterator[LinearLayer]:
         """With the numbers of the checkpoint that it was loaded from."""
         return linear_layers(self._model)

@@ -98,11 +98,16 @@ class Qualities:
                 self._by_key[key] = record
 
     def of(self, pool: Pool) -> QualityRecord | None:
-        """The record about this cell; None where there is none, or another kernel ran then."""
-        key = (pool.cell.subject, pool.environment.pool_key, pool.checkpoint_hash)
-        found = self._by_key.get(key)
-        if found is None:
+        """The record about this cell; None where there is none, or another kernel ran then.
+
+        A cell may have failed before its checkpoint was known: then any of it will do.
+        """
+        about = (pool.cell.subject, pool.environment.pool_key)
+        fitting = [k for k in self._by_key if k[:2] == about and pool.checkpoint_hash in ("", k[2])]
+        if not fitting:
             return None
+        key = fitting[-1]
+        found = self._by_key[key]
         self._used.add(key)
         kernels = {r.kernel.name for r in pool.ok if r.kernel}
         return None if found.kernel and kernels and kernels != {found.kernel.name} else found

@@ -76,6 +76,13 @@ def test_what_is_broken_has_no_speed_whenever_it_was_found():
     assert (row.status, row.reason, row.tpot_s, row.quality) == ("incorrect", "the output is broken", None, None)
 
 
+def test_a_row_that_was_never_timed_because_it_is_broken_is_one_row():
+    refused = record("bnb-nf4", status="incorrect", reason="the output is broken", bits=4, checkpoint="")
+    broken = quality_record("bnb-nf4", status="incorrect", reason="the output is broken")
+    (row,) = rows(broken, records=[refused])
+    assert (row.status, row.reason) == ("incorrect", "the output is broken")
+
+
 def test_a_failed_row_and_one_of_several_workloads_keep_their_quality():
     records = [
         *processes("bnb-nf4", [0.01] * 2, bits=4),
