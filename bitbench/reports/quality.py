@@ -17,7 +17,7 @@ from bitbench.results.quality_stats import NEAR_LOSSLESS_NATS, Estimate
 from bitbench.results.record import QualityRecord
 
 HEAD = (
-    "method", "KL mean", "95%", "median", "p99", "max", "top-1 %", "top-5 %", "perplexity", "ratio", "95%"
+    "method", "KL mean", "95%", "median", "p99", "max", "top-1 %", "top-5 %", "perplexity", "ratio", "ratio 95%"
 )  # fmt: skip
 
 
