@@ -103,7 +103,15 @@ def _pass_gate(session: Session, task: MeasureTask, send: Send) -> None:
     stored = Path(task.gate.stored) if task.gate.stored else None
     prompt = session.prompt_ids(task.prompt_indices[0])[0]
     began, cpu_began = time.monotonic(), time.process_time()
-    found = gate.check(session.model, prompt, seed=task.gate.seed, stored=stored, device=task.device, report=send)
+    found = gate.check(
+        session.model,
+        prompt,
+        seed=task.gate.seed,
+        stored=stored,
+        device=task.device,
+        report=send,
+        batch_size=session.workload.batch_size,
+    )
     send(Compared(quality=found, wall_s=time.monotonic() - began, cpu_s=time.process_time() - cpu_began))
 
 

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from bitbench.facts.corpora import built_in, own_text
 from bitbench.facts.messages import (
     Checkpoint,
     Compared,
@@ -18,6 +19,7 @@ from bitbench.facts.messages import (
     QualityTask,
     TasksScored,
 )
+from bitbench.measure.readings import CONTINUATIONS
 from bitbench.results import store
 from bitbench.results.record import QualityRecord
 from bitbench.runner.listener import Listener
@@ -55,7 +57,8 @@ class QualityRun:
             for planned, checkpoint in cells:
                 self._keep(self._failed(planned, reference, checkpoint))
             return
-        left = [(p, c) for p, c in cells if not any(_is_of(r, p, c, self.plan) for r in before)]
+        read = [r for r in before if _has_read(r, self.how)]
+        left = [(p, c) for p, c in cells if not any(_is_of(r, p, c, self.plan) for r in read)]
         folder = self._stored(reference, left)
         if isinstance(folder, Finished):
             for planned, checkpoint in left:
@@ -173,6 +176,13 @@ class QualityRun:
         store.append(self.out, record)
         self.records.append(record)
         self.listener.compared(record)
+
+
+def _has_read(record: QualityRecord, how: Comparison) -> bool:
+    """Whether it is about the text that is asked for; models without a tokenizer read none."""
+    wanted = (own_text(how.text) if how.text else built_in()).digest
+    named = [one for one in (record.quality.passes if record.quality else ()) if one.corpus != CONTINUATIONS]
+    return not named or all(one.corpus_hash == wanted for one in named)
 
 
 def _is_of(record: QualityRecord, planned: PlannedCell, checkpoint: Checkpoint, plan: Plan) -> bool:

@@ -37,6 +37,19 @@ def test_honest_kernels_pass_on_random_weights(folders, method):
         assert found.step_error < 0.25
 
 
+@pytest.mark.parametrize("method", ["bf16", "bnb-int8", "int8-wo", "awq-int4"])
+def test_layers_are_checked_as_a_batch_is_decoded(folders, method):
+    model = load(folders, method)
+    shapes = set()
+    module = model._model.model.get_submodule(LAYER)
+    hook = module.register_forward_pre_hook(lambda _, args: shapes.add(tuple(args[0].shape[:2])))
+    try:
+        numerics.check(model, IDS, 8, 1, batch_size=3)
+    finally:
+        hook.remove()
+    assert {(3, 1), (1, numerics.PREFILL_INPUTS)} <= shapes and (1, 1) not in {s for s in shapes if s[0] == 3}
+
+
 def spoil_scale(module) -> None:
     """One scale of one group (of one row, where a row is the group) half as large again."""
     with torch.inference_mode():
