@@ -120,7 +120,7 @@ class Run:
             made = self.preparing.checkpoint(state.planned)
             if isinstance(made, Finished):
                 self._fail(state, made)
-        ungated = [state for state in self._open() if not state.ok_records]
+        ungated = [state for state in self._open() if not _has_passed(state)]
         if ungated:
             self.stored_reference, self.gate_note = for_gate(self.preparing, ungated[0].planned)
         self.began_s = time.monotonic()
@@ -213,8 +213,8 @@ class Run:
         judge(state, request)
 
     def _gate(self, state: CellState) -> Gate | None:
-        """Before the first process of a cell that can end well; the fake device has no numerics."""
-        if state.ok_records or state.planned.cell.device == "fake":
+        """Until a process of the cell has passed it; the fake device has no numerics."""
+        if _has_passed(state) or state.planned.cell.device == "fake":
             return None
         return Gate(seed=random.SystemRandom().randrange(1 << 31), stored=self.stored_reference)
 
@@ -234,3 +234,7 @@ class Run:
             )
             store.append(self.out, ending)
             self.listener.ended(ending)
+
+
+def _has_passed(state: CellState) -> bool:
+    return any(record.gate is not None for record in state.ok_records)
