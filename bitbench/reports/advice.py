@@ -89,20 +89,23 @@ def _advice(row: CellSummary, group: Group) -> str:
 def _instead(row: CellSummary, others: Sequence[_Versus], group: Group) -> str:
     """What to take instead of a dominated row; empty for others."""
     if faster := _faster_for_free(row, others):
-        how = f"{faster.in_words()} as fast as this{_size(faster.other, row)}{_better_quality(faster.other, row)}"
+        quality = _better_quality(faster.other, row) or _near_lossless(faster.other)
+        how = f"{faster.in_words()} as fast as this{_size(faster.other, row)}{quality}"
         return f"take {group.label(faster.other)} instead: {how}"
     if better := _better_for_free(row, others):
         how = f"not measurably slower{_size(better.other, row)}{_better_quality(better.other, row)}"
         return f"take {group.label(better.other)} instead: {how}"
+    if smaller := _smaller_for_free(row, others):
+        how = f"not measurably slower{_size(smaller.other, row)}{_quality(smaller.other)}"
+        return f"take {group.label(smaller.other)} instead: {how}"
     return ""
 
 
 def _of_baseline(row: CellSummary, others: Sequence[_Versus], group: Group) -> str:
     if not others:
         return "the 16-bit baseline; nothing else was measured beside it"
-    if free := _faster_for_free(row, [v for v in others if row.quality and v.other.quality]):
-        gain = f"{free.in_words()} as fast{_size(free.other, row)}{_quality(free.other)}"
-        return f"the 16-bit baseline; take {group.label(free.other)} instead: {gain}"
+    if instead := _instead(row, [v for v in others if row.quality and v.other.quality], group):
+        return f"the 16-bit baseline; {instead}"
     better = _best(v for v in others if v.verdict == "faster" and _no_larger(v.other, row))
     if better:
         name = group.label(better.other)
@@ -130,7 +133,8 @@ def _against_baseline(row: CellSummary, baseline: CellSummary, others: Sequence[
             at = f"at {speed} the baseline's speed{_quality(row)}"
             return f"only when memory is short: {_saving(row, baseline)}, {at}"
         return f"slower than the baseline ({speed}){_size(row, baseline)}: no reason to take it"
-    equal = _best(v for v in others if v.verdict == "ambiguous" and _smaller(v.other, row))
+    equals = [v for v in others if v.verdict == "ambiguous" and compare_quality(v.other, row) != "worse"]
+    equal = _best(v for v in equals if _smaller(v.other, row))
     why = " and the noise does not tell them apart" if row.speedup_interval else "; one process each cannot tell more"
     text = f"AMBIGUOUS: {speed} the baseline's speed{why}"
     text += (f"; {_saving(row, baseline)}" if smaller else "") + _quality(row)
@@ -150,12 +154,23 @@ def _better_for_free(row: CellSummary, others: Sequence[_Versus]) -> _Versus | N
     return min(better, key=lambda v: v.other.quality.kl.mean if v.other.quality else 0.0, default=None)
 
 
+def _smaller_for_free(row: CellSummary, others: Sequence[_Versus]) -> _Versus | None:
+    """The smallest of those that are smaller, not measurably slower and, by what was measured, not worse in quality."""
+    known = (v for v in others if row.quality and v.other.quality and v.verdict == "ambiguous")
+    free = [v for v in known if _smaller(v.other, row) and compare_quality(v.other, row) != "worse"]
+    return min(free, key=lambda v: v.other.weights_bytes or 0, default=None)
+
+
 def _is_near_lossless(row: CellSummary) -> bool:
     return row.quality is not None and row.quality.near_lossless
 
 
 def _its_quality(row: CellSummary) -> str:
     return "its quality" if row.quality is None else "that quality"
+
+
+def _near_lossless(row: CellSummary) -> str:
+    return _quality(row) if _is_near_lossless(row) else ""
 
 
 def _quality(row: CellSummary) -> str:

@@ -1,6 +1,7 @@
 """Quality in full, and in the advice: what a person reads of it."""
 
 import json
+import random
 
 import pytest
 
@@ -120,10 +121,39 @@ def test_better_quality_for_nothing_is_taken():
 def test_a_near_lossless_row_that_is_faster_and_smaller_replaces_the_baseline():
     found, _ = advice([*BASE, *small("int8-wo", 0.006)], [LOSSLESS, quality_record("int8-wo", 0.005)])
     assert found["fp16"].startswith("the 16-bit baseline; take int8-wo instead: 1.67x")
+    assert "as fast as this and 60 % smaller" in found["fp16"]
     assert found["fp16"].endswith("near lossless (KL 0.0050)")
     assert found["int8-wo"].startswith("take it: 1.67x")
     lossy, _ = advice([*BASE, *small("int8-wo", 0.006)], [LOSSLESS, quality_record("int8-wo", 0.05)])
     assert "take that, if that quality will do" in lossy["fp16"]
+
+
+def test_a_smaller_row_that_is_as_fast_and_as_good_is_taken():
+    """As the mark says: the row is not in the Pareto set."""
+    records = [*BASE, *small("int8-wo", 0.010), *small("awq-int4", 0.010, 0.2)]
+    qualities = [LOSSLESS, quality_record("int8-wo", 0.005), quality_record("awq-int4", 0.2)]
+    found, _ = advice(records, qualities)
+    expected = "take int8-wo instead: not measurably slower and 60 % smaller; near lossless (KL 0.0050)"
+    assert found["fp16"] == f"the 16-bit baseline; {expected}"
+    assert "awq-int4 is not measurably slower" not in found["int8-wo"], "it is worse in quality"
+    assert [row.pareto for row in summarize(records, (), qualities)] == [False, True, True]
+    without, _ = advice(records, [])
+    assert without["int8-wo"].endswith("awq-int4 is not measurably slower and smaller still")
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_row_is_sent_elsewhere_exactly_where_it_is_not_marked(seed):
+    """The mark in the table and the advice follow the same comparisons."""
+    draws = random.Random(seed)
+    names = [f"m-{i}" for i in range(5)]
+    records, qualities = [*BASE], [LOSSLESS]
+    for name in names:
+        records += small(name, draws.choice([0.005, 0.01, 0.02]), draws.choice([0.2, 0.4, 1.0]))
+        qualities.append(quality_record(name, draws.choice([0.002, 0.005, 0.05, 0.2])))
+    summaries = summarize(records, (), qualities)
+    found, _ = advice(records, qualities)
+    for row in summaries:
+        assert ("instead" in found[row.method]) == (not row.pareto), (row.method, found)
 
 
 def test_rows_whose_quality_is_not_known_are_named():
