@@ -98,9 +98,13 @@ BASELINE_METHODS = tuple(name for name, m in METHODS.items() if m.scheme.is_16bi
 
 
 def default_methods(device: str) -> tuple[str, ...]:
-    """The default set: 16 bit (both kinds on a CPU, where bf16 is the fast one), INT8, NF4 and AWQ INT4."""
-    sixteen = ("fp16", "bf16") if device == "cpu" else ("fp16",)
-    return (*sixteen, "bnb-int8", "bnb-nf4", "awq-int4")
+    """The default set: 16 bit, INT8, NF4 and AWQ INT4.
+
+    On a CPU both kinds of 16 bit, either of which may be the fast one, and INT8 weight-only, which has a kernel there.
+    """
+    if device == "cpu":
+        return ("fp16", "bf16", "bnb-int8", "int8-wo", "bnb-nf4", "awq-int4")
+    return ("fp16", "bnb-int8", "bnb-nf4", "awq-int4")
 
 
 # What quality is measured against computes the 16-bit weights in 16 bit on a GPU. On a CPU in float32: float16 is
