@@ -13,6 +13,11 @@ from pydantic import model_validator
 
 from bitbench.facts.frozen import Frozen
 
+LEAST_CONTEXT_NATS = 0.5
+"""A model whose context is worth less than this (`context_free_kl_nats`) has no quality that it could lose: random
+weights gain some hundredths of a nat from their context, trained ones 3 to 4.
+"""
+
 PathName = Literal["decode", "prefill"]
 """decode: token by token through the engine and kernels that are timed. prefill: a whole window in one forward pass."""
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from bitbench.engines.base import LoadedModel
 from bitbench.facts.messages import Progress
-from bitbench.facts.quality import GreedyContinuation, Quality, QualityPass, rounded
+from bitbench.facts.quality import LEAST_CONTEXT_NATS, GreedyContinuation, Quality, QualityPass, rounded
 from bitbench.facts.readings import Reading
 from bitbench.measure.divergence import ContextFree, Divergence, divergence
 from bitbench.measure.gaps import IncorrectOutput
@@ -23,9 +23,6 @@ from bitbench.measure.reference import Reference
 # that has lost half of what the text says about its next token. Our own rule; methods in use lie far below it (the
 # worst one measured, AWQ with a toy calibration: 0.6 nats of some 4).
 BROKEN_SHARE = 0.5
-# Nor can a model lose what it never had: random weights gain some hundredths of a nat from their context, trained ones
-# 3 to 4. Below this the rule says nothing, and the numerics gate is what remains.
-LEAST_CONTEXT_NATS = 0.5
 
 Report = Callable[[Progress], None]
 

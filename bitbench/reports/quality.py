@@ -6,7 +6,7 @@ from itertools import combinations
 
 from rich.text import Text
 
-from bitbench.facts.quality import QualityPass
+from bitbench.facts.quality import LEAST_CONTEXT_NATS, QualityPass
 from bitbench.reports.lines import MIN_WIDTH, Lines
 from bitbench.reports.markdown import escaped, table_lines
 from bitbench.reports.quality_tasks import task_sections
@@ -116,7 +116,8 @@ def _passes(records: Sequence[QualityRecord]) -> list[Section]:
 
 def _pass(rows: Sequence[tuple[str, QualityPass]]) -> Section:
     of = rows[0][1]
-    read = f"{of.num_positions} positions of {len(of.documents)} texts"
+    num = len(of.documents)
+    read = f"{of.num_positions} positions of {num} {'text' if num == 1 else 'texts'}"
     bos = ", BOS first" if of.bos else ""
     how = f"windows of {of.window} by {of.stride}{bos}" if of.path == "prefill" else f"texts of {of.window}{bos}"
     title = f"{of.corpus}, {of.path} path: {read}, {how}; 16-bit perplexity {stats.perplexities(of)[0]:.2f}"
@@ -150,6 +151,8 @@ def _interval(of: Estimate, told: Callable[[float | None], str]) -> str:
 
 def _told_apart(rows: Sequence[tuple[str, QualityPass]]) -> list[str]:
     """What a ranking must not be read from."""
+    if rows[0][1].context_free_kl_nats < LEAST_CONTEXT_NATS:
+        return ["the 16-bit model hardly gains from its context (random weights?): there is no quality to be lost here"]
     lossless = [label for label, one in rows if stats.near_lossless(one)]
     lines = [f"near lossless, so not ranked by KL: {', '.join(lossless)}"] if lossless else []
     same = []

@@ -73,7 +73,8 @@ class CellQuality:
         """What was read: `bitbench-quality-1, decode, 320 positions of 20 texts, reference float32`."""
         of = self.main
         return (
-            f"{of.corpus}, {of.path}, {of.num_positions} positions of {len(of.documents)} texts, "
+            f"{of.corpus}, {of.path}, {of.num_positions} positions of {len(of.documents)} "
+            f"{'text' if len(of.documents) == 1 else 'texts'}, "
             f"reference {of.reference_dtype}"
         )
 

@@ -41,6 +41,15 @@ def test_few_texts_give_no_interval_and_tell_nothing_apart():
     assert "too few texts for an interval" in text
 
 
+def test_random_weights_are_not_called_near_lossless():
+    of = quality(0.0001)
+    random_weights = of.model_copy(
+        update={"passes": tuple(p.model_copy(update={"context_free_kl_nats": 0.02}) for p in of.passes)}
+    )
+    text = " ".join(quality_report([quality_record("bnb-nf4", quality=random_weights)], 200).plain.split())
+    assert text.count("there is no quality to be lost here") == 3 and "so not ranked" not in text
+
+
 def test_what_could_not_be_compared_is_named_with_its_reason():
     failed = quality_record("bnb-int8", status="out_of_memory", reason="2 GB were asked for")
     text = quality_report([*h200_qualities(), failed], 200).plain
