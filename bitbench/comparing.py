@@ -15,6 +15,7 @@ from bitbench.facts.corpora import Corpus, built_in, own_text
 from bitbench.facts.errors import LoadError
 from bitbench.facts.libraries import installed_versions
 from bitbench.facts.messages import (
+    Answered,
     Checkpoint,
     Compared,
     Event,
@@ -136,7 +137,10 @@ def _reference(task: QualityTask, live: LoadedModel | None, send: Send) -> Refer
     if live is None:
         assert task.stored, "a cell is compared with a loaded or a stored reference"
         return StoredReference(Path(task.stored), task.device)
-    return LiveReference(live, readings(live, _corpus(task.text), _size(task), send))
+    found = readings(live, _corpus(task.text), _size(task), send, task.answers)
+    if task.answers is None:
+        send(Answered(reading=found.readings[0]))
+    return LiveReference(live, found)
 
 
 def _load_reference(checkpoint: Checkpoint, device: str, trust_remote_code: bool) -> LoadedModel:

@@ -8,6 +8,7 @@ from bitbench.facts.frozen import Frozen
 from bitbench.facts.models import ModelRef
 from bitbench.facts.profile import StageProfile
 from bitbench.facts.quality import Quality, TaskScores
+from bitbench.facts.readings import Reading
 from bitbench.facts.samples import Bandwidth, KernelReport, Memory, PromptSample, TokenCheck
 from bitbench.facts.status import Flag, Status
 
@@ -120,7 +121,8 @@ class HarnessTasks(Frozen):
 class QualityTask(Frozen):
     """Compare one cell with the 16-bit model: `reference` is loaded beside it, or read from the folder `stored`.
 
-    `seed` decides the numerics gate's inputs; the rest as in `ReferenceTask`.
+    `seed` decides the numerics gate's inputs. `answers` are the reference's own, where another cell's worker has
+    generated them already. The rest as in `ReferenceTask`.
     """
 
     kind: Literal["quality"] = "quality"
@@ -131,6 +133,7 @@ class QualityTask(Frozen):
     device: str
     seed: int
     reference: Checkpoint | None = None
+    answers: Reading | None = None
     stored: str | None = None
     text: str | None = None
     num_positions: int | None = None
@@ -206,6 +209,13 @@ class ReferenceStored(Frozen):
     folder: str
 
 
+class Answered(Frozen):
+    """The reference's own answers, generated beside a cell: the same for every other cell."""
+
+    kind: Literal["answers"] = "answers"
+    reading: Reading
+
+
 class Compared(Frozen):
     """What quality was found, by the gate or in full, and what that took.
 
@@ -244,7 +254,16 @@ class Finished(Frozen):
 
 
 Event = Annotated[
-    Progress | Loaded | Sampled | Prepared | BandwidthMeasured | ReferenceStored | Compared | TasksScored | Finished,
+    Progress
+    | Loaded
+    | Sampled
+    | Prepared
+    | BandwidthMeasured
+    | ReferenceStored
+    | Answered
+    | Compared
+    | TasksScored
+    | Finished,
     Field(discriminator="kind"),
 ]
 EVENT: TypeAdapter[Event] = TypeAdapter(Event)

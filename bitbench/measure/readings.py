@@ -88,13 +88,14 @@ class _Text:
         return [] if self.bos_id is None else [self.bos_id]
 
 
-def readings(reference: LoadedModel, corpus: Corpus | None, size: Amount, report: Report) -> Readings:
-    """All that is read. Without a corpus or a tokenizer only the decode path over the reference's own continuations.
-
-    Raises OutOfMemory.
+def readings(
+    reference: LoadedModel, corpus: Corpus | None, size: Amount, report: Report, answers: Reading | None = None
+) -> Readings:
+    """All that is read. Without a corpus or a tokenizer only the decode path over the reference's own continuations,
+    which are generated unless `answers` holds them. Raises OutOfMemory.
     """
     text = _tokenized(reference, corpus) if corpus else None
-    found = [_continuations(reference, size, text.tokenizer if text else "none", report)]
+    found = [answers or _continuations(reference, size, text.tokenizer if text else "none", report)]
     if text:
         window = min(size.window, reference.context_len() - 1)
         fitting = replace(size, window=window, stride=min(size.stride, window))

@@ -10,6 +10,7 @@ from typing import Any
 
 from bitbench.facts.corpora import built_in, own_text
 from bitbench.facts.messages import (
+    Answered,
     Checkpoint,
     Compared,
     Event,
@@ -19,6 +20,7 @@ from bitbench.facts.messages import (
     QualityTask,
     TasksScored,
 )
+from bitbench.facts.readings import Reading
 from bitbench.measure.readings import CONTINUATIONS
 from bitbench.results import store
 from bitbench.results.record import QualityRecord
@@ -41,6 +43,7 @@ class QualityRun:
     tasks: HarnessTasks | None = None
     run_id: str = field(default_factory=lambda: uuid.uuid4().hex[:12])
     records: list[QualityRecord] = field(default_factory=list)
+    answers: Reading | None = None
     preparing: Preparing = field(init=False)
 
     def __post_init__(self) -> None:
@@ -104,6 +107,7 @@ class QualityRun:
             device=cell.device,
             seed=random.SystemRandom().randrange(1 << 31),
             reference=None if folder else reference,
+            answers=None if folder else self.answers,
             stored=folder,
             text=str(self.how.text.resolve()) if self.how.text else None,
             num_positions=self.how.num_positions,
@@ -113,7 +117,9 @@ class QualityRun:
         heard: dict[str, Any] = {}
 
         def hear(event: Event) -> None:
-            if isinstance(event, Loaded | Compared | TasksScored):
+            if isinstance(event, Answered):
+                self.answers = event.reading
+            elif isinstance(event, Loaded | Compared | TasksScored):
                 heard[event.kind] = event
             self.listener.heard(event)
 

@@ -9,6 +9,7 @@ from safetensors.torch import load_file, save_file
 from bitbench import comparing, worker
 from bitbench.engines.registry import ENGINES
 from bitbench.facts.messages import (
+    Answered,
     Compared,
     Gate,
     MeasureTask,
@@ -152,6 +153,21 @@ def test_a_cell_is_compared_beside_the_reference_or_with_its_logits(folders, own
     found = next(e for e in told if isinstance(e, Compared))
     assert found.quality.passes[0].num_positions == 8 * 24 and found.quality.numerics.seed == 3
     assert found.models_bytes and found.peak_bytes and found.wall_s > 0 and found.cpu_s > 0
+
+
+def test_answers_that_another_cell_has_are_not_generated_again(folders, own_cache, cheat, monkeypatch):
+    cheat("")
+    reference = made(folders["bf16"])
+    task = QualityTask(
+        checkpoint=reference, method="bf16", engine="cheat", device="cpu", seed=3, reference=reference
+    )  # fmt: skip
+    _, _, first = ask(task)
+    (answered,) = [e for e in first if isinstance(e, Answered)]
+    monkeypatch.setattr("bitbench.measure.readings._continuations", lambda *_: pytest.fail("they are there"))
+    finished, _, second = ask(task.model_copy(update={"answers": answered.reading}))
+    assert finished.status == "ok" and not [e for e in second if isinstance(e, Answered)]
+    found = [next(e for e in told if isinstance(e, Compared)).quality for told in (first, second)]
+    assert found[0] == found[1]
 
 
 def test_a_broken_cell_has_no_quality_either(folders, own_cache, cheat):
