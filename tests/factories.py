@@ -4,10 +4,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from bitbench.facts.profile import KernelTime, RoleTime, Stage, StageProfile
+from bitbench.facts.quality import GreedyContinuation, NumericsCheck, Quality
 from bitbench.facts.samples import Bandwidth, KernelReport, Memory, PowerSample, PromptSample
 from bitbench.facts.status import Flag, Status
 from bitbench.results.environment import Environment, Gpu
-from bitbench.results.record import Cell, Ending, Record
+from bitbench.results.record import Cell, Ending, QualityRecord, Record
+from tests.quality_passes import quality_pass
 
 GPU = Gpu(name="NVIDIA H200", uuid_hash="0123", driver="570.1", compute_capability="9.0", memory_bytes=150_000_000_000)
 ENVIRONMENT = Environment(
@@ -170,6 +172,8 @@ def h200(seed_tpots: Sequence[float] = (1.0, 0.97, 1.05, 1.01, 0.99)) -> list[Re
             energy_j=10.0,
             energy_tokens=40,
             profiles=(profile(), profile("prefill")),
+            gate=quality(0.0001),
+            gate_s=4.0,
             node_gap_s=0.9e-6,
             matmul_flops_per_s=7.0e14,
         ),
@@ -215,3 +219,49 @@ def explained_h200() -> list[Record]:
             where={"engine": "graphed"},
         ),
     ]
+
+
+def quality(kl: float = 0.02, *, agree: float = 0.9, num_documents: int = 8, **fields: Any) -> Quality:
+    """Three passes of eleven positions a document: mean KL `kl`, a share of `agree` with the same likeliest token."""
+    documents = [[kl * (0.6 + 0.08 * i) * (0.8 + 0.4 * (d % 2)) for i in range(11)] for d in range(num_documents)]
+    num = 11 * num_documents
+    top1 = "".join("1" if (i * 7) % num < agree * num else "0" for i in range(num))
+    nll = ([2.0 + 0.01 * (i % 5) for i in range(num)], [2.0 + kl + 0.01 * (i % 7) for i in range(num)])
+    passes = tuple(
+        quality_pass(documents, top1=top1, nll=nll, path=path, corpus=corpus)
+        for path, corpus in (("decode", "continuations"), ("decode", "test"), ("prefill", "test"))
+    )
+    continuations = tuple(GreedyContinuation(prompt_index=i, num_identical=min(25, 7 * i), length=25) for i in range(5))
+    return Quality(**{"passes": passes, "continuations": continuations, "numerics": numerics(), **fields})
+
+
+def numerics(**fields: Any) -> NumericsCheck:
+    """A gate that was passed."""
+    given = {"seed": 1, "num_layers": 168, "num_unchecked": 0, "layer_excess": 0.2, "worst_layer": "q_proj (decode)"}
+    return NumericsCheck(**{**given, "step_error": 0.01, **fields})
+
+
+def quality_record(method: str = "bnb-nf4", kl: float = 0.2, *, bits: float = 4, **fields: Any) -> QualityRecord:
+    """A cell's comparison with the 16-bit model, of the cells that `record` makes; a failed one has no quality."""
+    ok = fields.get("status", "ok") == "ok"
+    given: dict[str, Any] = {
+        "run_id": "run-2",
+        "created_at": "2026-11-25T12:00:00+00:00",
+        "subject": cell(method).subject,
+        "status": "ok",
+        "environment": ENVIRONMENT,
+        "model_title": "Tiny (random weights)",
+        "checkpoint_hash": "c0ffee00",
+        "scheme": f"W{bits:g}",
+        "weight_bits": bits,
+        "dtype": "float16",
+        "quality": quality(kl, agree=1 - kl) if ok else None,
+        "compare_s": 20.0,
+    }
+    return QualityRecord(**{**given, **fields})
+
+
+def h200_qualities() -> list[QualityRecord]:
+    """Of the rows of `h200` that ran, as methods rank."""
+    kls = {"fp16": 0.0001, "bnb-int8": 0.02, "bnb-nf4": 0.3, "awq-int4:gemm": 0.15, "awq-int4:marlin": 0.15}
+    return [quality_record(method, kl, bits=16 if method == "fp16" else 4) for method, kl in kls.items()]

@@ -7,10 +7,11 @@ from typing import Any
 from bitbench.explain.experiments import experiments
 from bitbench.explain.rows import explain
 from bitbench.reports.explanation import explanation
+from bitbench.reports.quality import quality_report
 from bitbench.reports.table import table
 from bitbench.results.record import LINE, SCHEMA_VERSION
 from bitbench.results.summary import summarize
-from tests.factories import ending, explained_h200, h200
+from tests.factories import ending, explained_h200, h200, h200_qualities, quality_record
 
 DATA = Path(__file__).parent / "data"
 
@@ -28,12 +29,23 @@ def schema_text() -> str:
 
 def records_text() -> str:
     """A record file with all that a line can hold."""
-    return "".join(line.model_dump_json() + "\n" for line in [*h200(), ending()])
+    return "".join(line.model_dump_json() + "\n" for line in [*h200(), *h200_qualities(), ending()])
 
 
 def table_text() -> str:
     """The table of that file at 100 columns."""
     return table(summarize(h200(), [ending()]), 100).plain + "\n"
+
+
+def quality_table_text() -> str:
+    """The same with quality beside speed, at 140 columns."""
+    return table(summarize(h200(), [ending()], h200_qualities()), 140).plain + "\n"
+
+
+def quality_text() -> str:
+    """Quality in full at 120 columns, with a cell that is broken."""
+    broken = quality_record("broken", status="incorrect", reason="the output is broken: mean KL is 9 nats")
+    return quality_report([*h200_qualities(), broken], 120).plain + "\n"
 
 
 def explanation_text() -> str:
@@ -46,4 +58,6 @@ if __name__ == "__main__":
     (DATA / f"schema-v{SCHEMA_VERSION}.json").write_text(schema_text())
     (DATA / f"records-v{SCHEMA_VERSION}.jsonl").write_text(records_text())
     (DATA / "table-100.txt").write_text(table_text())
+    (DATA / "table-quality-140.txt").write_text(quality_table_text())
+    (DATA / "quality-120.txt").write_text(quality_text())
     (DATA / "explanation-100.txt").write_text(explanation_text())

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from bitbench.cli import quality_command
 from bitbench.cli.parsing import usage_errors
 
 app = typer.Typer(
@@ -32,6 +33,7 @@ def _examples(*lines: str) -> str:
         "bitbench run Qwen/Qwen2.5-0.5B-Instruct --method fp16 --method awq-int4:marlin",
         "bitbench run shape:qwen2.5-7b --workload p512-n64 --quick",
         "bitbench run demo --device cpu --budget 4m --out demo.jsonl",
+        "bitbench run demo --quality                       speed, memory and quality in one table",
         "bitbench run demo --out demo.jsonl --resume        go on where Ctrl-C or the budget ended it",
         "bitbench run shape:llama-3.1-8b --dry-run          what it would do, need and take",
     )
@@ -92,6 +94,10 @@ def run(  # noqa: PLR0917 Typer passes options by position
             help="Profile a few steps after timing each row's first process (explain needs it).",
         ),
     ] = True,
+    quality: Annotated[
+        bool,
+        typer.Option("--quality", help="Compare each row with the 16-bit model first, in full (bitbench quality)."),
+    ] = False,
 ) -> None:
     """Measure methods of one model on this machine and print the table. Appends to a record file."""
     from bitbench.cli import run as command
@@ -120,8 +126,12 @@ def run(  # noqa: PLR0917 Typer passes options by position
             allow_pickle=allow_pickle,
             trust_remote_code=trust_remote_code,
             profile=profile,
+            quality=quality,
         )
         command.run(options)
+
+
+app.command(epilog=_examples(*quality_command.EXAMPLES))(quality_command.quality)
 
 
 @app.command(
@@ -129,17 +139,22 @@ def run(  # noqa: PLR0917 Typer passes options by position
         "bitbench show bitbench-results.jsonl",
         "bitbench show results/*.jsonl --format markdown",
         "bitbench show results/h200.jsonl --format json",
+        "bitbench show bitbench-results.jsonl --quality",
     )
 )
 def show(
     files: Annotated[list[Path], typer.Argument(help="Record files.")],
     format: Annotated[str, typer.Option("--format", "-f", help="table, markdown, csv or json.")] = "table",
+    quality: Annotated[
+        bool,
+        typer.Option("--quality", help="Quality in full instead: every text and path, and what can be told apart."),
+    ] = False,
 ) -> None:
     """Print the table from records; needs no torch."""
     from bitbench.cli import show as command
 
     with usage_errors():
-        command.show(files, format)
+        command.show(files, format, quality)
 
 
 @app.command(

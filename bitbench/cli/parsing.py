@@ -8,6 +8,7 @@ from contextlib import contextmanager
 import typer
 
 _UNITS_S = {"s": 1.0, "m": 60.0, "h": 3600.0}
+_UNITS_BYTES = {"MB": 10**6, "GB": 10**9, "TB": 10**12}
 BAD_INPUT = 2
 
 
@@ -31,6 +32,14 @@ def parse_duration(text: str, option: str) -> float | None:
     if not match or float(match[1]) == 0:
         raise ValueError(f"{option} takes a time such as 90s, 10m or 2h, or none; not '{text}'")
     return float(match[1]) * _UNITS_S[match[2]]
+
+
+def parse_bytes(text: str, option: str) -> int:
+    """Bytes of `2GB`, `500MB`, `1.5GB` (powers of ten). Raises ValueError naming the forms."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)(MB|GB|TB)", text, re.IGNORECASE)
+    if not match or float(match[1]) == 0:
+        raise ValueError(f"{option} takes a size such as 500MB or 2GB; not '{text}'")
+    return int(float(match[1]) * _UNITS_BYTES[match[2].upper()])
 
 
 def parse_percent(text: str, option: str) -> float:

@@ -11,7 +11,9 @@ from rich.text import Text
 from bitbench.cli.plan import minutes
 from bitbench.facts.messages import Event, Loaded, Progress, Sampled
 from bitbench.facts.samples import Bandwidth
-from bitbench.results.record import Cell, Ending, Record
+from bitbench.results import units
+from bitbench.results.cell_quality import cell_quality
+from bitbench.results.record import Cell, Ending, QualityRecord, Record
 from bitbench.runner.plan import Plan
 from bitbench.runner.schedule import process_median
 
@@ -27,6 +29,7 @@ _STAGES = {
     "bandwidth": "measuring read bandwidth",
     "profile": "profiling",
     "quality": "comparing with the 16-bit model",
+    "tasks": "lm-evaluation-harness",
 }
 
 
@@ -58,6 +61,10 @@ class Display:
         self._num_left, self._num_measured = num_left, 0
         if what == "measure" and cell is not None:
             self._where = f"{cell.method_label} · process {process_index + 1}"
+        elif what == "reference":
+            self._where = "the 16-bit model"
+        elif what == "quality" and cell is not None:
+            self._where = f"{cell.method_label} · quality"
         elif cell is not None:
             self._where = f"checkpoint for {cell.method_label}"
         else:
@@ -110,6 +117,16 @@ class Display:
         self._print(
             f"{label} · process {record.process_index + 1}: {record.batch_size / median:.1f} tok/s{spread}{left}"
         )
+
+    def compared(self, record: QualityRecord) -> None:
+        """One line for each cell."""
+        label, found = record.subject.method_label, cell_quality(record)
+        if found is None:
+            self._print(f"{label} · {record.status}: {record.reason}")
+            return
+        took = f" · {record.compare_s:.0f} s" if record.compare_s else ""
+        top1 = units.share(found.top1_agreement.value)
+        self._print(f"{label} · KL {units.kl(found.kl.mean)} nats, {top1} % of likeliest tokens kept{took}")
 
     def ended(self, ending: Ending) -> None:
         """Nothing: the table says it."""

@@ -1,29 +1,29 @@
 """`bitbench run`: from options to a plan, the run, and its table."""
 
 import signal
-import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import FrameType
 
 import typer
 from rich.console import Console
 
+from bitbench.cli.asking import ask_download, chosen_engines, default_model, stop_like_ctrl_c
 from bitbench.cli.console import wide_console
 from bitbench.cli.parsing import parse_device, parse_duration, parse_percent
-from bitbench.cli.plan import gigabytes, plan_view
+from bitbench.cli.plan import plan_view
 from bitbench.cli.progress import Display
+from bitbench.cli.quality import compare
 from bitbench.cli.show import print_records
-from bitbench.engines.registry import DEFAULT_ENGINE, engine
-from bitbench.facts.models import DEFAULT_HUB_MODEL, DEFAULT_OFFLINE_SHAPE, ModelRef, parse_model
+from bitbench.facts.models import parse_model
 from bitbench.facts.workloads import STARTING_PROMPTS, Workload, parse_workload
-from bitbench.methods.hub import hub_reachable
 from bitbench.methods.registry import default_methods, parse_method
 from bitbench.results import store
 from bitbench.results.machine import collect
-from bitbench.results.record import Record
+from bitbench.results.record import QualityRecord, Record, Subject
 from bitbench.runner.ceiling import with_measured_ceilings
 from bitbench.runner.plan import DEFAULT_SILENCE_S, Plan, Request, make_plan
+from bitbench.runner.preparing import has_random_weights
+from bitbench.runner.references import Comparison
 from bitbench.runner.run import Run
 
 INTERRUPTED = 130
@@ -59,6 +59,7 @@ class Options:
     allow_pickle: bool
     trust_remote_code: bool
     profile: bool
+    quality: bool
 
 
 def run(options: Options) -> None:
@@ -67,7 +68,7 @@ def run(options: Options) -> None:
     Raises ValueError for bad input; exits 1 where nothing was measured.
     """
     console = wide_console()
-    signal.signal(signal.SIGTERM, _stop)
+    signal.signal(signal.SIGTERM, stop_like_ctrl_c)
     request = _request(options, console)
     device = "fake" if request.engines == ("fake",) else request.device
     plan = make_plan(request, collect(device))
@@ -76,12 +77,12 @@ def run(options: Options) -> None:
         return
     store.check_writable(options.out)
     before = _before(options, plan)
-    _ask(plan, options, console)
+    ask_download(plan, options.yes)
     run_id, interrupted = _measure(plan, options, before, console)
     loaded = store.read([options.out])
     records = [r for r in loaded.records if r.run_id == run_id or r in before]
     endings = [e for e in loaded.endings if e.run_id == run_id]
-    print_records(records, endings, console)
+    print_records(store.Loaded(tuple(records), tuple(endings), tuple(_qualities(loaded, records))), console)
     console.print(f"records: {options.out}   again: bitbench show {options.out}", style="dim")
     if interrupted:
         console.print("interrupted: the records so far are kept; go on with the same command and --resume")
@@ -91,13 +92,26 @@ def run(options: Options) -> None:
 
 
 def _measure(plan: Plan, options: Options, before: list[Record], console: Console) -> tuple[str, bool]:
+    incorrect: dict[Subject, str] = {}
+    if options.quality:
+        earlier = list(store.read([options.out]).qualities) if options.out.exists() else []
+        found, interrupted = compare(plan, options.out, Comparison(), tasks=None, before=earlier, console=console)
+        if interrupted:
+            return "", True
+        incorrect = {r.subject: r.reason for r in found if r.status == "incorrect"}
     with Display(console, plan) as display:
-        job = Run(plan, options.out, display)
+        job = Run(plan, options.out, display, incorrect)
         try:
             job.execute(before)
         except KeyboardInterrupt:
             return job.run_id, True
     return job.run_id, False
+
+
+def _qualities(loaded: store.Loaded, records: list[Record]) -> list[QualityRecord]:
+    """Those about the rows shown, from whichever run."""
+    shown = {(r.cell.subject, r.environment.pool_key) for r in records}
+    return [q for q in loaded.qualities if (q.subject, q.environment.pool_key) in shown]
 
 
 def _before(options: Options, plan: Plan) -> list[Record]:
@@ -110,16 +124,16 @@ def _before(options: Options, plan: Plan) -> list[Record]:
 
 
 def _request(options: Options, console: Console) -> Request:
-    engines = options.engines or (DEFAULT_ENGINE,)
-    for name in engines:
-        engine(name)
+    engines = chosen_engines(options.engines)
     device = "cpu" if engines == ("fake",) and options.device is None else parse_device(options.device)
-    model = parse_model(options.model) if options.model else _default_model(device, engines, console)
+    model = parse_model(options.model) if options.model else default_model(device, engines, console)
+    if options.quality and has_random_weights(model):
+        raise ValueError(f"--quality: {model.label} has random weights, which have no quality to lose: leave it out")
     methods = options.methods or default_methods(device)
     return Request(
         model=model,
         methods=tuple(parse_method(m) for m in dict.fromkeys(methods)),
-        engines=tuple(dict.fromkeys(engines)),
+        engines=engines,
         device=device,
         workload=_workload(options, device),
         processes=options.processes,
@@ -134,19 +148,6 @@ def _request(options: Options, console: Console) -> Request:
     )
 
 
-def _default_model(device: str, engines: tuple[str, ...], console: Console) -> ModelRef:
-    """With CUDA the starting README's model, its shape where the hub can't be reached; without CUDA the demo."""
-    if device == "cpu" or engines == ("fake",):
-        return parse_model("demo")
-    if hub_reachable():
-        return parse_model(DEFAULT_HUB_MODEL)
-    console.print(
-        f"the hub can't be reached: measuring shape:{DEFAULT_OFFLINE_SHAPE}, the same sizes with random weights, "
-        f"instead of {DEFAULT_HUB_MODEL}"
-    )
-    return parse_model(f"shape:{DEFAULT_OFFLINE_SHAPE}")
-
-
 def _workload(options: Options, device: str) -> Workload:
     """The named workload, or the device's default, with the parts that were given on their own replaced."""
     base = parse_workload(options.workload or (_CPU_WORKLOAD if device == "cpu" else _GPU_WORKLOAD))
@@ -158,19 +159,3 @@ def _workload(options: Options, device: str) -> Workload:
     if base.is_text and options.prompts and options.prompts > STARTING_PROMPTS:
         raise ValueError(f"--prompts: there are {STARTING_PROMPTS} starting prompts; for more give --prompt-len too")
     return replace(base, **{name: value for name, value in given.items() if value is not None})
-
-
-def _ask(plan: Plan, options: Options, console: Console) -> None:
-    """Say the size of a download and ask; without a terminal only --yes answers. Raises ValueError."""
-    size = max((c.checkpoint.download_bytes or 0 for c in plan.cells if c.checkpoint), default=0)
-    if not size or options.yes:
-        return
-    question = f"download {gigabytes(size)} for {plan.request.model.label}?"
-    if not sys.stdin.isatty():
-        raise ValueError(f"{question} say --yes to agree where nobody can be asked")
-    if not typer.confirm(question):
-        raise typer.Exit(0)
-
-
-def _stop(signum: int, frame: FrameType | None) -> None:
-    raise KeyboardInterrupt

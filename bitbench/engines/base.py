@@ -111,6 +111,9 @@ class LoadedModel(Protocol):
     def text_tokens(self, text: str) -> TextTokens | None:
         """A plain text's tokens, no chat template; None where the model has no tokenizer."""
 
+    def tokenizer(self) -> Any | None:
+        """The Hugging Face tokenizer, for a library that wants one; None where the model has none."""
+
     def linear_layers(self) -> Iterator[LinearLayer]:
         """The decoder's layers that multiply by a matrix, lm_head left out."""
 

@@ -35,7 +35,7 @@ _TTFT_S = 0.002
 _CERTAIN = 20.0  # a logit that leaves the other 49,151 tokens 0.01% together
 
 Fault = Literal["", "segv", "kill", "hang", "memory", "allocator", "error", "unsupported", "load_error"]
-Cheat = Literal["", "stale", "skip", "async", "short"]
+Cheat = Literal["", "stale", "skip", "async", "short", "mute"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +43,7 @@ class Script:
     """What the fake does. Spreads are standard deviations of log speed, drawn from a seed for each process.
 
     `fault` strikes `when`; `cheat`: stale repeats the last output, skip does no work, async returns before the work
-    is done, short makes a token too few.
+    is done, short makes a token too few, mute has equal logits for all tokens where it reads token by token.
     """
 
     tpot_s: float | None = None
@@ -169,10 +169,15 @@ class FakeModel:
 
     def forced_logits(self, prompt_ids: Sequence[int], forced_ids: Sequence[int]) -> Any:
         """The same as `logits`: there is one path only."""
-        return self.logits([*prompt_ids, *forced_ids], len(forced_ids))
+        rows_NV = self.logits([*prompt_ids, *forced_ids], len(forced_ids))
+        return rows_NV * 0 if self._script.cheat == "mute" else rows_NV
 
     def text_tokens(self, text: str) -> TextTokens | None:
         """None: the fake has no tokenizer."""
+        return None
+
+    def tokenizer(self) -> Any | None:
+        """None."""
         return None
 
     def linear_layers(self) -> Iterator[LinearLayer]:

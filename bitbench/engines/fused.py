@@ -19,7 +19,13 @@ from bitbench.facts.samples import KernelReport
 from bitbench.methods.registry import MethodChoice
 
 # What the decoder calls the storage of each method's checkpoint.
-_STORED = {"fp16": "fp16", "awq-int4": "awq-int4", "rtn-int4": "awq-int4"}
+_STORED = {
+    "fp16": "fp16",
+    "int8-wo": "int8-wo",
+    "awq-int4": "awq-int4",
+    "awq-int4-head8": "awq-int4-head8",
+    "rtn-int4": "awq-int4",
+}
 # A cache that grows in such steps is seldom made anew.
 _ROOM_STEP = 256
 MakeSteps = Callable[[decoders.Decoder, int], Steps]
@@ -40,6 +46,10 @@ class FusedModel:
     def text_tokens(self, text: str) -> TextTokens | None:
         """A plain text's tokens; None without a tokenizer."""
         return text_tokens(self._tokenizer, text)
+
+    def tokenizer(self) -> Any | None:
+        """As it was loaded."""
+        return self._tokenizer
 
     def generate(self, ids: Sequence[Sequence[int]], output_len: int, on_token: OnToken | None) -> list[list[int]]:
         """Greedy continuation, [1][output_len]; `on_token` hears of the first token only.

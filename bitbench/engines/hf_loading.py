@@ -61,8 +61,8 @@ def _dtype(choice: MethodChoice, device: str) -> Any:
     """float16, except where bf16 was asked for or the CPU would emulate float16 slowly for a quantized method."""
     import torch
 
-    if choice.method.name == "fp16":
-        return torch.float16
+    if choice.method.name in ("fp16", "fp32"):
+        return torch.float16 if choice.method.name == "fp16" else torch.float32
     if choice.method.name == "bf16" or device == "cpu":
         return torch.bfloat16
     return torch.float16
@@ -77,7 +77,7 @@ def _from_pretrained(checkpoint: Checkpoint, choice: MethodChoice, device: str, 
     if choice.method.family == "awq" and device != "cpu":
         config.quantization_config["backend"] = choice.kernel or _default_awq_kernel(device)
     dtype = _dtype(choice, device)
-    return transformers.AutoModelForCausalLM.from_pretrained(
+    model = transformers.AutoModelForCausalLM.from_pretrained(
         checkpoint.path,
         config=config,
         dtype=dtype,
@@ -86,6 +86,11 @@ def _from_pretrained(checkpoint: Checkpoint, choice: MethodChoice, device: str, 
         local_files_only=True,
         trust_remote_code=trust_remote_code,
     ).eval()
+    if choice.method.scheme.lm_head_bits == 8:
+        from bitbench.engines.int8_rows import store_in_rows
+
+        store_in_rows(model, layers=choice.method.family == "int8-rows")
+    return model
 
 
 def _default_awq_kernel(device: str) -> str:

@@ -24,6 +24,8 @@ _KERNEL_NAMES = {
     "AwqGEMMLinear": "AutoAWQ gemm",
     "TorchAtenAwqLinear": "ATen int4",
 }
+_CPU_KERNEL_NAMES = {"Linear": "ATen", "Int8RowsLinear": "ATen int8"}
+_CUDA_KERNEL_NAMES = {"Linear": "cuBLAS", "Int8RowsLinear": "dequantize, then cuBLAS"}
 
 
 class HuggingFaceModel:
@@ -73,6 +75,10 @@ class HuggingFaceModel:
         """The text's tokens; a BOS where the tokenizer adds one to a text by itself (Llama's does, Qwen's does not)."""
         return text_tokens(self._tokenizer, text)
 
+    def tokenizer(self) -> Any | None:
+        """As it was loaded."""
+        return self._tokenizer
+
     def linear_layers(self) -> Iterator[LinearLayer]:
         """With the numbers of the checkpoint that it was loaded from."""
         return linear_layers(self._model)
@@ -121,7 +127,10 @@ class HuggingFaceModel:
             if module is not head and hasattr(module, "in_features")
         )
         first = counts.most_common(1)[0][0] if counts else "none"
-        return KernelReport(name=_kernel_name(first, self._device), module_classes=dict(counts))
+        name, of_head = (_kernel_name(kind, self._device) for kind in (first, type(head).__name__))
+        if type(head).__name__ == "Int8RowsLinear" and of_head != name:
+            name = f"{name}, lm_head {of_head}"
+        return KernelReport(name=name, module_classes=dict(counts))
 
     def matrices(self) -> Matrices:
         """From the modules that hold a matrix, whatever they store it in."""
@@ -144,6 +153,5 @@ class HuggingFaceModel:
 
 
 def _kernel_name(module_class: str, device: str) -> str:
-    if module_class == "Linear":
-        return "cuBLAS" if device != "cpu" else "ATen"
-    return _KERNEL_NAMES.get(module_class, module_class)
+    names = _KERNEL_NAMES | (_CPU_KERNEL_NAMES if device == "cpu" else _CUDA_KERNEL_NAMES)
+    return names.get(module_class, module_class)

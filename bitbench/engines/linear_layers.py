@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from bitbench.engines.base import LinearLayer
-from bitbench.methods import awq_layout
+from bitbench.methods import awq_layout, int8_rows
 
 _WEIGHTS, _INDEX = "model.safetensors", "model.safetensors.index.json"
 # Elements dequantized at once: its temporaries stay below 100 MB.
@@ -58,11 +58,11 @@ class CheckpointTensors:
 
 
 def linear_layers(model: Any) -> Iterator[LinearLayer]:
-    """Every module that holds a matrix, but lm_head."""
+    """Every module that holds a matrix, but an lm_head in 16 bit."""
     tensors = CheckpointTensors(Path(model.config._name_or_path))
     head = model.get_output_embeddings()
     for name, module in model.named_modules():
-        if module is head or not hasattr(module, "in_features"):
+        if not hasattr(module, "in_features") or (module is head and type(module).__name__ != "Int8RowsLinear"):
             continue
         is_int8 = type(module).__name__ == "Linear8bitLt"
         yield LinearLayer(
@@ -83,19 +83,29 @@ def _weight(name: str, module: Any, tensors: CheckpointTensors, model: Any) -> C
     device, dtype, kind = model.device, model.dtype, type(module).__name__
     if "Awq" in kind and all(tensors.has(f"{name}.{part}") for part in ("qweight", "qzeros", "scales")):
         return lambda: _awq(*(tensors.read(f"{name}.{part}", device) for part in ("qweight", "qzeros", "scales")))
-    if not tensors.has(f"{name}.weight"):
+    stem = name if tensors.has(f"{name}.weight") else _tied_name(module, model)
+    if not tensors.has(f"{stem}.weight"):
         return None
 
     def stored() -> Any:
-        return tensors.read(f"{name}.weight", device).to(dtype)
+        return tensors.read(f"{stem}.weight", device).to(dtype)
 
-    if kind == "Linear":
-        return lambda: stored().float()
-    if kind == "Linear8bitLt":
-        return lambda: int8_by_row(stored())
+    by_kind: dict[str, Callable[[], Any]] = {
+        "Linear": lambda: stored().float(),
+        "Linear8bitLt": lambda: int8_by_row(stored()),
+        "Int8RowsLinear": lambda: int8_rows.dequantize(*int8_rows.round_rows(stored(), module.scale_O.dtype)),
+    }
     if kind == "Linear4bit" and module.weight.quant_state.quant_type == "nf4":
-        return lambda: nf4_by_block(stored(), module.weight.quant_state.blocksize)
-    return None
+        by_kind[kind] = lambda: nf4_by_block(stored(), module.weight.quant_state.blocksize)
+    return by_kind.get(kind)
+
+
+def _tied_name(module: Any, model: Any) -> str:
+    """Where an lm_head that the file does not hold is stored: as the embedding."""
+    if module is not model.get_output_embeddings():
+        return ""
+    table = model.get_input_embeddings()
+    return next((name for name, other in model.named_modules() if other is table), "")
 
 
 def int8_by_row(weight_OI: Any) -> Any:

@@ -11,6 +11,7 @@ _INSTALL = {
     "accelerate": "measure",
     "bitsandbytes": "measure",
     "gptqmodel": "awq",
+    "lm_eval": "tasks",
 }
 
 

@@ -24,8 +24,9 @@ def small_parameter_bytes(shape: ModelShape) -> int:
 def weights_bytes(shape: ModelShape, scheme: Scheme) -> int:
     """All weights as stored. An untied model has an embedding and an lm_head, a tied one a single table for both."""
     layer = sum(scheme.linear_bytes(i, o) for _, i, o in shape.linear_shapes)
-    head = 0 if shape.tied_embeddings else embedding_bytes(shape) * scheme.lm_head_bits // 16
-    return layer * shape.num_layers + small_parameter_bytes(shape) + embedding_bytes(shape) + head
+    head = embedding_bytes(shape) * scheme.lm_head_bits // 16
+    embedding = 0 if shape.tied_embeddings else embedding_bytes(shape)
+    return layer * shape.num_layers + small_parameter_bytes(shape) + embedding + head
 
 
 def kv_bytes_per_token(shape: ModelShape) -> int:

@@ -7,6 +7,8 @@ from pydantic import Field, TypeAdapter
 from bitbench.facts.frozen import Frozen
 from bitbench.facts.models import ModelRef
 from bitbench.facts.profile import StageProfile
+from bitbench.facts.quality import Quality, TaskScores
+from bitbench.facts.readings import Reading
 from bitbench.facts.samples import Bandwidth, KernelReport, Memory, PromptSample, TokenCheck
 from bitbench.facts.status import Flag, Status
 
@@ -58,11 +60,21 @@ class BandwidthTask(Frozen):
     working_set_bytes: tuple[int, ...]
 
 
+class Gate(Frozen):
+    """What a cell must pass before it is timed. `seed` decides the numerics gate's inputs; `stored` is the folder with
+    the 16-bit model's logits, None where there are none: then numerics is all.
+    """
+
+    seed: int
+    stored: str | None = None
+
+
 class MeasureTask(Frozen):
     """Load one cell and measure the prompts of one process.
 
     `deadline_s` is on CLOCK_MONOTONIC: no prompt is begun after it, but one is always measured. `settle_s` is how long
-    warm-up may wait for samples to agree. `profile` asks for a profiled pass after the measured ones.
+    warm-up may wait for samples to agree. `profile` asks for a profiled pass after the measured ones. `gate` asks for
+    numerics and quality before anything is timed.
     """
 
     kind: Literal["measure"] = "measure"
@@ -78,10 +90,58 @@ class MeasureTask(Frozen):
     warmup_output_len: int = 16
     settle_s: float = 20.0
     profile: bool = False
+    gate: Gate | None = None
     trust_remote_code: bool = False
 
 
-Task = Annotated[PrepareTask | BandwidthTask | MeasureTask, Field(discriminator="kind")]
+class ReferenceTask(Frozen):
+    """Store the 16-bit model's logits on what is read, within `budget_bytes`; `for_gate`: only what the gate needs.
+
+    `text` is a user's file; None: the committed text. `num_positions` of whole windows; None: the device's default.
+    """
+
+    kind: Literal["reference"] = "reference"
+    checkpoint: Checkpoint
+    device: str
+    budget_bytes: int
+    for_gate: bool = False
+    text: str | None = None
+    num_positions: int | None = None
+    trust_remote_code: bool = False
+
+
+class HarnessTasks(Frozen):
+    """What lm-evaluation-harness is asked: names of tasks, a folder with tasks of one's own, documents of each task."""
+
+    names: tuple[str, ...]
+    folder: str | None = None
+    limit: int | None = None
+
+
+class QualityTask(Frozen):
+    """Compare one cell with the 16-bit model: `reference` is loaded beside it, or read from the folder `stored`.
+
+    `seed` decides the numerics gate's inputs. `answers` are the reference's own, where another cell's worker has
+    generated them already. The rest as in `ReferenceTask`.
+    """
+
+    kind: Literal["quality"] = "quality"
+    checkpoint: Checkpoint
+    method: str
+    kernel: str | None = None
+    engine: str
+    device: str
+    seed: int
+    reference: Checkpoint | None = None
+    answers: Reading | None = None
+    stored: str | None = None
+    text: str | None = None
+    num_positions: int | None = None
+    tasks: HarnessTasks | None = None
+    trust_remote_code: bool = False
+
+
+Task = Annotated[PrepareTask | BandwidthTask | MeasureTask | ReferenceTask | QualityTask, Field(discriminator="kind")]
 TASK: TypeAdapter[Task] = TypeAdapter(Task)
 
 
@@ -101,6 +161,7 @@ class Progress(Frozen):
         "bandwidth",
         "profile",
         "quality",
+        "tasks",
     ]
     detail: str = ""
     done: float | None = None
@@ -114,6 +175,7 @@ class Loaded(Frozen):
     load_s: float
     kernel: KernelReport
     bytes_per_step: int
+    weights_bytes: int
     dtype: str
     cuda_version: str | None = None
 
@@ -140,6 +202,42 @@ class BandwidthMeasured(Frozen):
     matmul_flops_per_s: float | None = None
 
 
+class ReferenceStored(Frozen):
+    """The answer to ReferenceTask: a folder for QualityTask and Gate, which never leaves the machine."""
+
+    kind: Literal["reference"] = "reference"
+    folder: str
+
+
+class Answered(Frozen):
+    """The reference's own answers, generated beside a cell: the same for every other cell."""
+
+    kind: Literal["answers"] = "answers"
+    reading: Reading
+
+
+class Compared(Frozen):
+    """What quality was found, by the gate or in full, and what that took.
+
+    `wall_s` and `cpu_s` (all threads) from the loaded models on; `models_bytes` in use then, `peak_bytes` at most
+    until the end, None where unknown.
+    """
+
+    kind: Literal["compared"] = "compared"
+    quality: Quality
+    wall_s: float
+    cpu_s: float
+    models_bytes: int | None = None
+    peak_bytes: int | None = None
+
+
+class TasksScored(Frozen):
+    """What lm-evaluation-harness found."""
+
+    kind: Literal["tasks"] = "tasks"
+    scores: tuple[TaskScores, ...]
+
+
 class Finished(Frozen):
     """The worker's last word; without it the process died. `window_s` is the measured window on CLOCK_MONOTONIC."""
 
@@ -156,7 +254,16 @@ class Finished(Frozen):
 
 
 Event = Annotated[
-    Progress | Loaded | Sampled | Prepared | BandwidthMeasured | Finished,
+    Progress
+    | Loaded
+    | Sampled
+    | Prepared
+    | BandwidthMeasured
+    | ReferenceStored
+    | Answered
+    | Compared
+    | TasksScored
+    | Finished,
     Field(discriminator="kind"),
 ]
 EVENT: TypeAdapter[Event] = TypeAdapter(Event)

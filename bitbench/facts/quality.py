@@ -13,6 +13,11 @@ from pydantic import model_validator
 
 from bitbench.facts.frozen import Frozen
 
+LEAST_CONTEXT_NATS = 0.5
+"""A model whose context is worth less than this (`context_free_kl_nats`) has no quality that it could lose: random
+weights gain some hundredths of a nat from their context, trained ones 3 to 4.
+"""
+
 PathName = Literal["decode", "prefill"]
 """decode: token by token through the engine and kernels that are timed. prefill: a whole window in one forward pass."""
 
@@ -39,6 +44,7 @@ class QualityPass(Frozen):
     `kl_nats`: KL(P_16bit || P_quantized). `top1_agrees`: `1` where both have the same argmax, else `0`, a character a
     position; `top5_overlap` likewise `0` to `5` shared tokens. `nll_*_nats`: -log P of the text's next token.
     `context_free_kl_nats`: mean KL of a model that answers the same at every position (measure/divergence.py).
+    `storage_kl_nats`: mean KL of the reference to itself as it was stored in 16 bit; 0 where it was not, or exactly.
     """
 
     path: PathName
@@ -50,6 +56,7 @@ class QualityPass(Frozen):
     bos: bool
     reference_dtype: str
     context_free_kl_nats: float
+    storage_kl_nats: float = 0.0
     document_ends: tuple[int, ...]
     kl_nats: tuple[float, ...]
     top1_agrees: str
@@ -108,6 +115,21 @@ class NumericsCheck(Frozen):
     layer_excess: float
     worst_layer: str
     step_error: float
+
+
+class TaskScores(Frozen):
+    """One metric of a task of lm-evaluation-harness, `lm_eval` its version: a score for each document, in its order.
+
+    `documents_hash`: SHA-256 over the harness's own hashes of the documents. `num_fewshot`: examples before each.
+    """
+
+    task: str
+    task_version: str
+    lm_eval: str
+    metric: str
+    num_fewshot: int
+    documents_hash: str
+    scores: tuple[float, ...]
 
 
 class Quality(Frozen):

@@ -30,14 +30,18 @@ class Scheme:
 
 
 FP16 = Scheme("FP16", 16)
+FP32 = Scheme("FP32", 32)
 BF16 = Scheme("BF16", 16)
 # bitsandbytes keeps one float32 scale (SCB) for each output row.
 LLM_INT8 = Scheme("W8A8 + FP16 outlier columns", 8, 8, 0, 32)
 LLM_INT8_NO_OUTLIERS = Scheme("W8A8", 8, 8, 0, 32)
+# One scale for each output row, 32 bits (16 where the kernel wants the activations' type); lm_head too.
+W8A16 = Scheme("W8A16 by row", 8, 16, 0, 32, 8)
 # One float32 absmax for each 64 weights (transformers' default: no double quantization).
 NF4 = Scheme("NF4 (W4A16, blocks of 64)", 4, 16, 64, 32)
 
 
-def w4a16(group_size: int) -> Scheme:
+def w4a16(group_size: int, lm_head_bits: int = 16) -> Scheme:
     """AWQ's storage: 4-bit weights, for each group a 16-bit scale and a 4-bit zero point."""
-    return Scheme(f"W4A16-g{group_size}-asym", 4, 16, group_size, 20)
+    head = "" if lm_head_bits == 16 else f", lm_head INT{lm_head_bits} by row"
+    return Scheme(f"W4A16-g{group_size}-asym{head}", 4, 16, group_size, 20, lm_head_bits)

@@ -36,11 +36,14 @@ class Divergence:
         self.nll_quantized_nats += other.nll_quantized_nats
 
 
-def divergence(reference_NV: Any, quantized_NV: Any, next_ids: Sequence[int]) -> Divergence:
+def divergence(
+    reference_NV: Any, quantized_NV: Any, next_ids: Sequence[int], context_free: "ContextFree | None" = None
+) -> Divergence:
     """Compare the logits of two models; `next_ids` are the tokens that the text goes on with, one a position.
 
     KL is sum p (log p - log q), where p = 0 adds nothing and rounding below zero is cut off. NaN or infinite logits of
-    the quantized model give NaN or infinite KL. Raises ValueError where the shapes differ.
+    the quantized model give NaN or infinite KL. `context_free` counts the reference's distributions in. Raises
+    ValueError where the shapes differ.
     """
     if reference_NV.shape != quantized_NV.shape or len(next_ids) != reference_NV.shape[0]:
         raise ValueError(
@@ -48,7 +51,8 @@ def divergence(reference_NV: Any, quantized_NV: Any, next_ids: Sequence[int]) ->
         )
     found = Divergence()
     for rows in _chunks(*reference_NV.shape):
-        found.extend(_chunk(reference_NV[rows], quantized_NV[rows].to(reference_NV.device), next_ids[rows]))
+        quantized_CV = quantized_NV[rows].to(reference_NV.device)
+        found.extend(_chunk(reference_NV[rows], quantized_CV, next_ids[rows], context_free))
     return found
 
 
@@ -57,12 +61,16 @@ def _chunks(num_positions: int, vocab: int) -> Iterator[slice]:
     return (slice(first, first + step) for first in range(0, num_positions, step))
 
 
-def _chunk(reference_CV: Any, quantized_CV: Any, next_ids: Sequence[int]) -> Divergence:
+def _chunk(
+    reference_CV: Any, quantized_CV: Any, next_ids: Sequence[int], context_free: "ContextFree | None"
+) -> Divergence:
     import torch
 
     with torch.inference_mode():
         log_p_CV, log_q_CV = reference_CV.double().log_softmax(-1), quantized_CV.double().log_softmax(-1)
         p_CV = log_p_CV.exp()
+        if context_free is not None:
+            context_free.add(p_CV)
         # Where p is 0 the difference may be inf - inf.
         terms_CV = torch.where(p_CV > 0, p_CV * (log_p_CV - log_q_CV), 0.0)
         next_C1 = torch.tensor(list(next_ids), device=reference_CV.device)[:, None]
@@ -88,18 +96,14 @@ class ContextFree:
         self._sum_V: Any = None
         self._entropy, self._num = 0.0, 0
 
-    def add(self, logits_NV: Any) -> None:
-        """Count these positions in."""
+    def add(self, p_NV: Any) -> None:
+        """Count these distributions in, float64."""
         import torch
 
-        with torch.inference_mode():
-            for rows in _chunks(*logits_NV.shape):
-                log_p_CV = logits_NV[rows].double().log_softmax(-1)
-                p_CV = log_p_CV.exp()
-                self._entropy += float(torch.special.entr(p_CV).sum())
-                self._num += p_CV.shape[0]
-                total_V = p_CV.sum(0)
-                self._sum_V = total_V if self._sum_V is None else self._sum_V + total_V
+        self._entropy += float(torch.special.entr(p_NV).sum())
+        self._num += p_NV.shape[0]
+        total_V = p_NV.sum(0)
+        self._sum_V = total_V if self._sum_V is None else self._sum_V + total_V
 
     def kl_nats(self) -> float:
         """Over all positions so far; 0 for none."""

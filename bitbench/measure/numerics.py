@@ -53,15 +53,18 @@ class LayerError:
         return _bad_if_nan(self.error / self.allowed)
 
 
-def check(model: LoadedModel, ids: Sequence[int], num_last: int, seed: int) -> NumericsCheck:
-    """Check every layer, and the step on the last `num_last` of `ids`. Raises IncorrectOutput naming what failed."""
+def check(model: LoadedModel, ids: Sequence[int], num_last: int, seed: int, batch_size: int = 1) -> NumericsCheck:
+    """Check every layer as a batch of that size is decoded, and the step on the last `num_last` of `ids`.
+
+    Raises IncorrectOutput naming what failed.
+    """
     layers: list[LayerError] = []
     unchecked = 0
     for index, layer in enumerate(model.linear_layers()):
         if layer.weight is None:
             unchecked += 1
         else:
-            layers += layer_errors(layer, seed + index)
+            layers += layer_errors(layer, seed + index, batch_size)
     error = step_error(model, ids, num_last)
     worst = max(layers, key=lambda found: found.excess, default=None)
     found = NumericsCheck(
@@ -85,7 +88,7 @@ def check(model: LoadedModel, ids: Sequence[int], num_last: int, seed: int) -> N
     return found
 
 
-def layer_errors(layer: LinearLayer, seed: int) -> tuple[LayerError, LayerError]:
+def layer_errors(layer: LinearLayer, seed: int, batch_size: int = 1) -> tuple[LayerError, LayerError]:
     """Both forms of input, random from `seed`. Not for a layer whose weight is unknown."""
     import torch
 
@@ -93,13 +96,14 @@ def layer_errors(layer: LinearLayer, seed: int) -> tuple[LayerError, LayerError]
     generator = torch.Generator().manual_seed(seed)
     with torch.inference_mode():
         weight_OI = layer.weight().to(layer.device)
-        x_NI = torch.randn(DECODE_INPUTS + PREFILL_INPUTS, layer.in_features, generator=generator)
+        num_single = -(-DECODE_INPUTS // batch_size) * batch_size
+        x_NI = torch.randn(num_single + PREFILL_INPUTS, layer.in_features, generator=generator)
         if layer.outlier_threshold:
             x_NI[:, seed % _OUTLIER_EVERY :: _OUTLIER_EVERY] *= _OUTLIER_SIZE
         x_NI = x_NI.to(layer.device, layer.dtype)
-        singles_NI, many_NI = x_NI[:DECODE_INPUTS], x_NI[DECODE_INPUTS:]
+        singles_NI, many_NI = x_NI[:num_single], x_NI[num_single:]
         # clone: a layer that hands out the same memory each time must not be right by accident
-        outputs = torch.cat([layer.forward(x_NI[i, None, None]).clone()[0] for i in range(DECODE_INPUTS)])
+        outputs = torch.cat([layer.forward(x_BI[:, None]).clone()[:, 0] for x_BI in singles_NI.split(batch_size)])
         decode = _error(layer, "decode", weight_OI, singles_NI, outputs)
         return decode, _error(layer, "prefill", weight_OI, many_NI, layer.forward(many_NI[None])[0])
 

@@ -37,7 +37,7 @@ def group_size_for(shape: ModelShape) -> int:
 def recipe(source_hash: str, group_size: int, device: str) -> str:
     """What decides the checkpoint's content: the 16-bit numbers, the settings, the text and the library."""
     return (
-        f"awq 1: {source_hash} {BITS} bits g{group_size} asymmetric, {calibration.amount(device).line} "
+        f"awq 2: {source_hash} {BITS} bits g{group_size} asymmetric, {calibration.amount(device).line} "
         f"{calibration.digest()}, gptqmodel {_library_version()}"
     )
 

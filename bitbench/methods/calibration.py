@@ -9,12 +9,11 @@ from bitbench.methods.content_hash import text_hash
 
 NAME = "bitbench-calibration-1"
 _FILE = "calibration-1.json"
-_LEAST_TOKENS = 16  # gptqmodel drops documents below 10 tokens
 
 
 @dataclass(frozen=True, slots=True)
 class Amount:
-    """The first `documents` of the text, cut at `tokens` each."""
+    """The first `documents` of the text, cut at `tokens` each, one after another in blocks of that length."""
 
     documents: int
     tokens: int
@@ -22,7 +21,7 @@ class Amount:
     @property
     def line(self) -> str:
         """For the origin of a checkpoint."""
-        return f"{NAME}, {self.documents} documents of up to {self.tokens} tokens"
+        return f"{NAME}, {self.documents} documents of up to {self.tokens} tokens in blocks of {self.tokens}"
 
 
 # 2,048 tokens quantize the demo in under 3 minutes on two cores, and AWQ beats round-to-nearest with them: mean KL to
@@ -43,10 +42,19 @@ def digest() -> str:
 
 
 def token_ids(tokenizer: Any, used: Amount) -> list[list[int]]:
-    """The documents in a model's tokens; questions and answers under its chat template where it has one."""
+    """Blocks of equally many of a model's tokens; questions and answers under its chat template where it has one.
+
+    Equally many, because gptqmodel (7.6, `AWQProcessor._layer_input_features`) calibrates on the last document alone
+    where documents differ in length. What is left at the end is dropped.
+    """
     documents = (_render(row, tokenizer) for row in json.loads(_text())[: used.documents])
-    ids = (list(tokenizer(text, add_special_tokens=False)["input_ids"])[: used.tokens] for text in documents)
-    return [document for document in ids if len(document) >= _LEAST_TOKENS]
+    ids = [token for text in documents for token in _cut(tokenizer, text, used.tokens)]
+    length = min(used.tokens, len(ids))
+    return [ids[first : first + length] for first in range(0, len(ids) - length + 1, length)]
+
+
+def _cut(tokenizer: Any, text: str, tokens: int) -> list[int]:
+    return list(tokenizer(text, add_special_tokens=False)["input_ids"])[:tokens]
 
 
 def _text() -> str:

@@ -6,7 +6,7 @@ from typing import Literal
 from bitbench.facts import scheme as schemes
 from bitbench.facts.scheme import Scheme
 
-Family = Literal["16bit", "bitsandbytes", "awq"]
+Family = Literal["16bit", "bitsandbytes", "int8-rows", "awq"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,7 +14,7 @@ class Method:
     """How the stored numbers are chosen. `kernels` are the ones that can be asked for with `method:kernel`.
 
     `family` says whose storage and kernels are used, `needs` are the packages to install; `made` says whether the
-    numbers are made at load or stored in a checkpoint.
+    numbers are made at load or stored in a checkpoint, `checkpoint_of` in whose where that is another method's.
     """
 
     name: str
@@ -25,11 +25,17 @@ class Method:
     needs: tuple[str, ...] = ("torch", "transformers")
     kernels: tuple[str, ...] = ()
     made: Literal["at load", "once, cached", "once, in seconds, without calibration"] = "at load"
+    checkpoint_of: str = ""
 
     @property
     def has_own_checkpoint(self) -> bool:
         """True where the numbers are stored once; the others start from the model's 16-bit checkpoint at each load."""
         return self.made != "at load"
+
+    @property
+    def stored_as(self) -> str:
+        """The method whose checkpoint is loaded."""
+        return self.checkpoint_of or self.name
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,9 +73,18 @@ METHODS: dict[str, Method] = {
             schemes.NF4, _BNB,
         ),
         Method(
+            "int8-wo", "int8-rows", "INT8 weight-only",
+            "8-bit weights with a scale for each row, lm_head too, multiplied in 16 bit: no calibration", schemes.W8A16,
+        ),
+        Method(
             "awq-int4", "awq", "AWQ INT4",
             "4-bit integers scaled by calibrated activations, expanded to 16 bit in registers",
             schemes.w4a16(128), _AWQ, ("marlin", "gemm"), "once, cached",
+        ),
+        Method(
+            "awq-int4-head8", "awq", "AWQ INT4, INT8 lm_head",
+            "awq-int4's numbers with lm_head, the largest matrix, in 8 bits with a scale for each row",
+            schemes.w4a16(128, 8), _AWQ, ("marlin", "gemm"), "once, cached", "awq-int4",
         ),
         Method(
             "rtn-int4", "awq", "round-to-nearest INT4",
@@ -83,9 +98,26 @@ BASELINE_METHODS = tuple(name for name, m in METHODS.items() if m.scheme.is_16bi
 
 
 def default_methods(device: str) -> tuple[str, ...]:
-    """The default set: 16 bit (both kinds on a CPU, where bf16 is the fast one), INT8, NF4 and AWQ INT4."""
-    sixteen = ("fp16", "bf16") if device == "cpu" else ("fp16",)
-    return (*sixteen, "bnb-int8", "bnb-nf4", "awq-int4")
+    """The default set: 16 bit, INT8, NF4 and AWQ INT4.
+
+    On a CPU both kinds of 16 bit, either of which may be the fast one, and INT8 weight-only, which has a kernel there.
+    """
+    if device == "cpu":
+        return ("fp16", "bf16", "bnb-int8", "int8-wo", "bnb-nf4", "awq-int4")
+    return ("fp16", "bnb-int8", "bnb-nf4", "awq-int4")
+
+
+# What quality is measured against computes the 16-bit weights in 16 bit on a GPU. On a CPU in float32: float16 is
+# emulated there, and bfloat16's own rounding (0.002 nats on the demo) is as much as near-lossless methods cost.
+_REFERENCES = {
+    "cpu": Method("fp32", "16bit", "FP32", "the 16-bit weights as they are, computed in float32", schemes.FP32),
+    "fake": METHODS["fp16"],
+}
+
+
+def reference_method(device: str) -> MethodChoice:
+    """How the 16-bit model that others are compared with computes on this device."""
+    return MethodChoice(_REFERENCES.get(device, METHODS["fp16"]))
 
 
 def parse_method(argument: str) -> MethodChoice:

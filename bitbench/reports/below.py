@@ -13,6 +13,7 @@ from bitbench.results.checks import Warned, table_warnings
 from bitbench.results.metrics import METRICS
 
 VERDICTS_TITLE = "what sets the speed (bitbench explain FILE)"
+QUALITY_TITLE = "quality (bitbench show FILE --quality)"
 SPREADS_TITLE = "spread of TPOT within a process / between processes, %"
 
 
@@ -34,6 +35,15 @@ def verdicts(group: Group) -> list[str]:
             busy = f" (GPU busy {units.percent(row.gpu_busy)} %)" if row.gpu_busy is not None else ""
             told.append(f"{label} {found.kind}{busy}")
     return told
+
+
+def quality_texts(group: Group) -> list[str]:
+    """What the figures of quality were read from, each text once, with its rows where they differ."""
+    about: dict[str, list[str]] = {}
+    for row, label in zip(group.rows, group.labels, strict=True):
+        if row.quality:
+            about.setdefault(row.quality.text, []).append(label)
+    return list(about) if len(about) == 1 else [f"{', '.join(who)}: {text}" for text, who in about.items()]
 
 
 def warning_line(warned: Warned, num_rows: int) -> str:

@@ -43,6 +43,10 @@ def columns(group: Group) -> list[Column]:
         Column("ceiling_tokens_per_s", ("ceiling", "tok/s"), lambda s: units.significant(s.ceiling_tokens_per_s), 2),
         Column("mbu", ("of ceil-", "ing, %"), lambda s: units.percent(s.mbu), 6),
         Column("energy_j_per_token", ("J per", "token"), lambda s: units.significant(s.energy_j_per_token), 4),
+        Column("kl_mean", ("KL", "nats"), _kl, 8),
+        Column("top1_agreement", ("top-1", "%"), _top1, 6),
+        Column("perplexity_ratio", ("perple-", "xity"), _perplexity, 5),
+        Column("pareto", ("Pa-", "reto"), lambda s: units.UNKNOWN if s.pareto is None else " *"[s.pareto], 8),
     ]
     return [column for column in every if not column.is_empty(group.rows)]
 
@@ -56,6 +60,18 @@ def _interval_cell(mixed: bool) -> Callable[[CellSummary], str]:
         return units.span(interval.low, interval.high) + mark
 
     return cell
+
+
+def _kl(summary: CellSummary) -> str:
+    return units.kl(summary.quality.kl.mean) if summary.quality else units.UNKNOWN
+
+
+def _top1(summary: CellSummary) -> str:
+    return units.share(summary.quality.top1_agreement.value) if summary.quality else units.UNKNOWN
+
+
+def _perplexity(summary: CellSummary) -> str:
+    return f"{summary.quality.perplexity_ratio.value:.3f}x" if summary.quality else units.UNKNOWN
 
 
 def _saved(summary: CellSummary) -> str:

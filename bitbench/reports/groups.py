@@ -45,10 +45,12 @@ def headings(group: Group) -> list[str]:
     first = group.rows[0]
     versions = first.environment.versions
     engine = " ".join(part for part in (first.engine, versions.get(first.engine)) if part)
-    parts = [f"{first.model_title} on {first.device_name}", engine, first.workload, _processes(group)]
+    asked = first.workload or "quality; speed was not measured"
+    parts = [f"{first.model_title} on {first.device_name}", engine, asked, _processes(group)]
     libraries = [f"{name} {versions[name]}" for name in ("torch",) if name in versions]
     driver = [f"driver {first.environment.gpu.driver}"] if first.environment.gpu and first.device != "cpu" else []
-    what = [f"batch {first.batch_size}", f"{first.output_len} new tokens", *driver, *libraries]
+    size = [f"batch {first.batch_size}", f"{first.output_len} new tokens"] if first.workload else []
+    what = [*size, *driver, *libraries]
     lines = [" · ".join(p for p in parts if p), " · ".join([*what, f"environment {first.environment.pool_key}"])]
     return lines + _ceiling(group)
 

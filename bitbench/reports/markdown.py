@@ -37,6 +37,8 @@ def _section(group: Group) -> str:
     lines += ["", f"{below.SPREADS_TITLE}: {escaped(spreads)}"] if spreads else []
     why = " · ".join(below.verdicts(group))
     lines += ["", f"{below.VERDICTS_TITLE}: {escaped(why)}"] if why else []
+    texts = " · ".join(below.quality_texts(group))
+    lines += ["", f"{below.QUALITY_TITLE}: {escaped(texts)}"] if texts else []
     lines += _block("", [f"- **!** {escaped(w)}" for w in below.warnings(group)])
     lines += _block("", [f"- {escaped(n)}" for n in below.notes(group)])
     lines += _block("Advice:", [f"- **{escaped(a.label)}**: {escaped(a.text)}" for a in advised])

@@ -11,7 +11,7 @@ from bitbench.explain.rows import VERDICTS, verdict_kinds
 from bitbench.results.metrics import LABELS, METRICS, Value
 from bitbench.results.summary import CellSummary
 
-_PAIRS = ("decode_tokens_per_s_interval", "speedup_interval")
+_PAIRS = ("decode_tokens_per_s_interval", "speedup_interval", "kl_mean_ci", "perplexity_ratio_ci")
 
 
 def rows(summaries: Sequence[CellSummary]) -> list[dict[str, Value]]:

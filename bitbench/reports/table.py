@@ -90,6 +90,8 @@ def _beside(lines: Lines, group: Group, layout: _Layout) -> None:
         lines.wrapped(" · ".join(spreads), f" {below.SPREADS_TITLE}: ", "dim", indent=3)
     if verdicts := below.verdicts(group):
         lines.wrapped(" · ".join(verdicts), f" {below.VERDICTS_TITLE}: ", indent=3)
+    if texts := below.quality_texts(group):
+        lines.wrapped(" · ".join(texts), f" {below.QUALITY_TITLE}: ", "dim", indent=3)
     kept = {column.key for column in layout.shown}
     missing = [METRICS[column.key].title for column in columns(group) if column.key not in kept]
     if missing:

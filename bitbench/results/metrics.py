@@ -9,6 +9,8 @@ import statistics
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
+from bitbench.results.cell_quality import CellQuality
+from bitbench.results.quality_stats import NEAR_LOSSLESS_NATS, Estimate
 from bitbench.results.stats import Interval, percentile
 from bitbench.results.summary import CellSummary
 
@@ -42,6 +44,14 @@ def _itl(fraction: float) -> Callable[[CellSummary], Value]:
         return percentile([gap for p in summary.processes for s in p.samples for gap in s.itl_s], fraction)
 
     return of
+
+
+def _quality(figure: Callable[[CellQuality], Value]) -> Callable[[CellSummary], Value]:
+    return lambda s: figure(s.quality) if s.quality else None
+
+
+def _ends(of: Estimate) -> list[float] | None:
+    return None if of.low is None or of.high is None else [of.low, of.high]
 
 
 def cold_ttft_s(summary: CellSummary) -> float | None:
@@ -225,6 +235,72 @@ METRICS: dict[str, Metric] = _table(
             "energy_j_per_token", "J", "J/token", "energy of the device over the measured windows / new tokens in them"
         ),
         Metric("load_s", "s", "load", "time to load the model, median over processes", _load_s),
+        Metric(
+            "kl_mean",
+            "nats",
+            "KL",
+            "KL(P_16bit || P_row), mean over positions that the row's engine reads token by token; below "
+            f"{NEAR_LOSSLESS_NATS:g} near lossless, and not ranked",
+            _quality(lambda q: q.kl.mean),
+        ),
+        Metric(
+            "kl_mean_ci",
+            "nats",
+            "KL",
+            "95% interval of kl_mean: bootstrap-t over documents; null for fewer than five",
+            _quality(lambda q: _ends(q.mean_kl)),
+        ),
+        Metric("kl_median", "nats", "KL median", "median over the same positions", _quality(lambda q: q.kl.median)),
+        Metric("kl_p99", "nats", "KL p99", "99th percentile over the same positions", _quality(lambda q: q.kl.p99)),
+        Metric("kl_max", "nats", "KL max", "the greatest of the same positions", _quality(lambda q: q.kl.max)),
+        Metric(
+            "top1_agreement",
+            "fraction",
+            "top-1",
+            "share of the same positions where the likeliest token is the 16-bit model's (1 - flips)",
+            _quality(lambda q: q.top1_agreement.value),
+        ),
+        Metric(
+            "top5_overlap",
+            "fraction",
+            "top-5",
+            "mean share of the five likeliest tokens that are the 16-bit model's",
+            _quality(lambda q: q.top5_overlap.value),
+        ),
+        Metric(
+            "perplexity_ratio",
+            "ratio",
+            "perplexity ratio",
+            "perplexity over the 16-bit model's on the same positions, paired",
+            _quality(lambda q: q.perplexity_ratio.value),
+        ),
+        Metric(
+            "perplexity_ratio_ci",
+            "ratio",
+            "perplexity ratio",
+            "95% interval of perplexity_ratio: bootstrap-t over documents; null for fewer than five",
+            _quality(lambda q: _ends(q.perplexity_ratio)),
+        ),
+        Metric(
+            "identical_answers",
+            "fraction",
+            "same answers",
+            "share of the 16-bit model's greedy answers to the protocol's prompts that the row gives too, to the end",
+            _quality(lambda q: q.identical.share if q.identical else None),
+        ),
+        Metric(
+            "quality_text",
+            "",
+            "quality",
+            "the text, path, positions and reference of these figures",
+            _quality(lambda q: q.text),
+        ),
+        Metric(
+            "pareto",
+            "",
+            "Pareto",
+            "no other row of the table is better in speed, weights or quality without being worse in another",
+        ),
     )
 )
 

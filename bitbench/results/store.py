@@ -9,12 +9,12 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from bitbench.results.record import LINE, SCHEMA_VERSION, Ending, Line, Record
+from bitbench.results.record import LINE, SCHEMA_VERSION, Ending, Line, QualityRecord, Record
 
 Document = dict[str, Any]
 
-MIGRATIONS: dict[int, Callable[[Document], Document]] = {1: lambda document: document}
-"""From each older schema version to the next. 1 to 2 only added fields that may be missing."""
+MIGRATIONS: dict[int, Callable[[Document], Document]] = {1: lambda document: document, 2: lambda document: document}
+"""From each older schema version to the next. 1 to 2 and 2 to 3 only added fields that may be missing."""
 
 _PROBE = b"\n" * 65_536
 """Blank lines, about as much as a few records: written and taken back to learn whether the disk has room."""
@@ -34,6 +34,7 @@ class Loaded:
 
     records: tuple[Record, ...]
     endings: tuple[Ending, ...]
+    qualities: tuple[QualityRecord, ...] = ()
     problems: tuple[str, ...] = ()
 
 
@@ -132,6 +133,7 @@ def read(paths: Iterable[str | Path]) -> Loaded:
     return Loaded(
         records=tuple(line for line in reading.lines if isinstance(line, Record)),
         endings=tuple(line for line in reading.lines if isinstance(line, Ending)),
+        qualities=tuple(line for line in reading.lines if isinstance(line, QualityRecord)),
         problems=tuple(reading.problems),
     )
 

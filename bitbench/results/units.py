@@ -47,6 +47,18 @@ def percent(fraction: float | None) -> str:
     return f"{fraction * 100:.0f}" if abs(fraction) >= 0.0995 or fraction == 0 else f"{fraction * 100:.1f}"
 
 
+def share(fraction: float | None) -> str:
+    """Of positions, in percent without the unit: one decimal throughout."""
+    return UNKNOWN if fraction is None else f"{fraction * 100:.1f}"
+
+
+def kl(nats: float | None) -> str:
+    """Without the unit: two significant digits, none below 0.0001."""
+    if nats is None:
+        return UNKNOWN
+    return "<0.0001" if 0 < nats < 1e-4 else f"{nats:.{1 if nats >= 1 else 4 if nats < 0.01 else 3}f}"
+
+
 def ratio(value: float | None) -> str:
     """1.40x."""
     return UNKNOWN if value is None else f"{value:.2f}x"

@@ -4,7 +4,7 @@ from typing import Protocol
 
 from bitbench.facts.messages import Event
 from bitbench.facts.samples import Bandwidth
-from bitbench.results.record import Cell, Ending, Record
+from bitbench.results.record import Cell, Ending, QualityRecord, Record
 
 
 class Listener(Protocol):
@@ -21,6 +21,9 @@ class Listener(Protocol):
 
     def recorded(self, record: Record) -> None:
         """A worker ended and its record is on disk."""
+
+    def compared(self, record: QualityRecord) -> None:
+        """A cell was compared with the 16-bit model, or could not be, and its record is on disk."""
 
     def ended(self, ending: Ending) -> None:
         """No further process of this cell will run."""
@@ -39,6 +42,9 @@ class Silent:
         """Ignore."""
 
     def recorded(self, record: Record) -> None:
+        """Ignore."""
+
+    def compared(self, record: QualityRecord) -> None:
         """Ignore."""
 
     def ended(self, ending: Ending) -> None:

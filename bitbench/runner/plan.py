@@ -135,7 +135,7 @@ def _plan_cell(
     supported = engine(engine_name).supports(choice, device)
     checkpoint = None
     if supported.ok and engine_name != "fake":
-        checkpoint = plan_checkpoint(request.model, choice.method.name, device, request.quantize)
+        checkpoint = plan_checkpoint(request.model, choice.method.stored_as, device, request.quantize)
     cell = Cell(
         model=request.model.label,
         method=choice.method.name,
@@ -171,4 +171,5 @@ def fitting_scheme(choice: MethodChoice, shape: ModelShape) -> Scheme:
 
     Raises LoadError where none does.
     """
-    return w4a16(group_size_for(shape)) if choice.method.family == "awq" else choice.method.scheme
+    scheme = choice.method.scheme
+    return w4a16(group_size_for(shape), scheme.lm_head_bits) if choice.method.family == "awq" else scheme

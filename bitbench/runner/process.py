@@ -15,7 +15,17 @@ from typing import IO
 
 from pydantic import ValidationError
 
-from bitbench.facts.messages import EVENT, PROCESS_VARIABLE, BandwidthTask, Event, Finished, MeasureTask, PrepareTask
+from bitbench.facts.messages import (
+    EVENT,
+    PROCESS_VARIABLE,
+    Event,
+    Finished,
+    MeasureTask,
+    PrepareTask,
+    QualityTask,
+    ReferenceTask,
+    Task,
+)
 
 OnEvent = Callable[[Event], None]
 _VMSTAT = Path("/proc/vmstat")
@@ -26,6 +36,9 @@ _WORKER_ENVIRONMENT = {
     "TOKENIZERS_PARALLELISM": "false",
     "CUDA_DEVICE_ORDER": "PCI_BUS_ID",  # as NVML counts, so that the GPU watched is the GPU used
 }
+# OpenMP's threads spin while they wait for each other. For what is timed they may; elsewhere they would only take the
+# cores from others: two busy cores made a comparison of 80 s take 450 (docs/log.md, 2026-11-25).
+_UNTIMED_ENVIRONMENT = {"OMP_WAIT_POLICY": "PASSIVE"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +59,7 @@ class Outcome:
     cpu_s: float
 
 
-def run_worker(task: PrepareTask | BandwidthTask | MeasureTask, limits: Limits, on_event: OnEvent) -> Outcome:
+def run_worker(task: Task, limits: Limits, on_event: OnEvent) -> Outcome:
     """Run one task in a process of its own. Raises KeyboardInterrupt, after the process is gone."""
     started, kills_before = time.monotonic(), _oom_kills()
     read_fd, write_fd = os.pipe()
@@ -64,8 +77,9 @@ def run_worker(task: PrepareTask | BandwidthTask | MeasureTask, limits: Limits, 
     return Outcome(finished, started, time.monotonic() - started, usage.children_user + usage.children_system)
 
 
-def _spawn(task: PrepareTask | BandwidthTask | MeasureTask, write_fd: int, log: IO[bytes]) -> subprocess.Popen[bytes]:
+def _spawn(task: Task, write_fd: int, log: IO[bytes]) -> subprocess.Popen[bytes]:
     index = task.process_index if isinstance(task, MeasureTask) else 0
+    waiting = _UNTIMED_ENVIRONMENT if isinstance(task, QualityTask | ReferenceTask | PrepareTask) else {}
     # A session of its own: Ctrl-C reaches the runner alone, which ends the worker and everything it started.
     process = subprocess.Popen(
         [sys.executable, "-m", "bitbench.worker", str(write_fd)],
@@ -74,7 +88,7 @@ def _spawn(task: PrepareTask | BandwidthTask | MeasureTask, write_fd: int, log: 
         stderr=subprocess.STDOUT,
         pass_fds=(write_fd,),
         start_new_session=True,
-        env=os.environ | _WORKER_ENVIRONMENT | {PROCESS_VARIABLE: str(index)},
+        env=os.environ | _WORKER_ENVIRONMENT | waiting | {PROCESS_VARIABLE: str(index)},
     )
     assert process.stdin is not None
     with suppress(BrokenPipeError):  # it died at once; its return code tells

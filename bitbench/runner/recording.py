@@ -9,12 +9,13 @@ from typing import Any
 import psutil
 
 from bitbench.engines.registry import engine
-from bitbench.facts.messages import Checkpoint, Event, Finished, Loaded, Sampled
+from bitbench.facts.messages import Checkpoint, Compared, Event, Finished, Loaded, Sampled
 from bitbench.facts.samples import Bandwidth, PowerSample, PromptSample
 from bitbench.facts.scheme import Scheme, w4a16
 from bitbench.facts.status import Flag
 from bitbench.measure.energy import energy_between, throttled_between
 from bitbench.measure.power import PowerWatch
+from bitbench.methods.registry import Method
 from bitbench.results.record import Record
 from bitbench.runner.ceiling import nearest
 from bitbench.runner.plan import Plan
@@ -30,12 +31,15 @@ class Heard:
     """What a measuring worker said."""
 
     loaded: Loaded | None = None
+    gate: Compared | None = None
     samples: list[PromptSample] = field(default_factory=list)
 
     def take(self, event: Event) -> None:
         """Keep what belongs in the record."""
         if isinstance(event, Loaded):
             self.loaded = event
+        elif isinstance(event, Compared):
+            self.gate = event
         elif isinstance(event, Sampled):
             self.samples.append(event.sample)
 
@@ -77,8 +81,9 @@ class Recorder:
         outcome: Outcome,
         watch: PowerWatch,
         others_share: float,
+        note: str = "",
     ) -> Record:
-        """The record of a measuring worker, however it ended."""
+        """The record of a measuring worker, however it ended; `note` is added to the checkpoint's."""
         finished, loaded = outcome.finished, heard.loaded
         ok = finished.status == "ok"
         samples = tuple(s for s in heard.samples if ok or s.warmup)
@@ -88,6 +93,9 @@ class Recorder:
         return Record(
             **self._fields(state, finished, checkpoint)
             | {
+                "notes": (*checkpoint.notes, note) if note else checkpoint.notes,
+                "gate": heard.gate.quality if heard.gate else None,
+                "gate_s": heard.gate.wall_s if heard.gate else None,
                 "flags": _flags(finished, power, others_share) if ok else (),
                 "samples": samples,
                 "memory": finished.memory,
@@ -118,7 +126,7 @@ class Recorder:
 
     def _fields(self, state: CellState, finished: Finished, checkpoint: Checkpoint | None) -> dict[str, Any]:
         cell, workload = state.planned.cell, self.plan.request.workload
-        scheme = _scheme(state, checkpoint)
+        scheme = scheme_of(state.planned.choice.method, checkpoint)
         return {
             "run_id": self.run_id,
             "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -139,10 +147,10 @@ class Recorder:
         }
 
 
-def _scheme(state: CellState, checkpoint: Checkpoint | None) -> Scheme:
-    method = state.planned.choice.method
+def scheme_of(method: Method, checkpoint: Checkpoint | None) -> Scheme:
+    """The method's, with the group size that its checkpoint really has."""
     if method.family == "awq" and checkpoint is not None and checkpoint.group_size:
-        return w4a16(checkpoint.group_size)
+        return w4a16(checkpoint.group_size, method.scheme.lm_head_bits)
     return method.scheme
 
 

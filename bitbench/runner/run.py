@@ -1,5 +1,6 @@
 """Does a plan: prepare checkpoints, measure the ceiling, then rounds of worker processes, each recorded as it ends."""
 
+import random
 import time
 import uuid
 from collections.abc import Sequence
@@ -13,18 +14,19 @@ from bitbench.facts.messages import (
     Checkpoint,
     Event,
     Finished,
+    Gate,
     MeasureTask,
-    Prepared,
-    PrepareTask,
 )
 from bitbench.measure.power import PowerWatch
 from bitbench.results import store
-from bitbench.results.record import Ending, Record
+from bitbench.results.record import Ending, Record, Subject
 from bitbench.runner.ceiling import nearest, working_sets
 from bitbench.runner.listener import Listener
-from bitbench.runner.plan import Plan, PlannedCell
+from bitbench.runner.plan import Plan
+from bitbench.runner.preparing import Preparing
 from bitbench.runner.process import Limits, run_worker
 from bitbench.runner.recording import Heard, Recorder, busy_share
+from bitbench.runner.references import for_gate
 from bitbench.runner.schedule import CellState, first_state, judge
 
 EndedBy = Literal["precision", "budget", "processes", "failure", "interrupt"]
@@ -38,18 +40,22 @@ _LASTING = ("unsupported", "out_of_memory", "incorrect", "load_error")
 
 @dataclass(slots=True)
 class Run:
-    """One run in progress; `out` is the record file."""
+    """One run in progress; `out` is the record file. `incorrect`: subjects that are not timed, with the reason."""
 
     plan: Plan
     out: Path
     listener: Listener
+    incorrect: dict[Subject, str] = field(default_factory=dict)
     recorder: Recorder = field(init=False)
+    preparing: Preparing = field(init=False)
     states: list[CellState] = field(default_factory=list)
-    checkpoints: dict[str, Checkpoint | Finished] = field(default_factory=dict)
+    stored_reference: str | None = None
+    gate_note: str = ""
     began_s: float = field(default_factory=time.monotonic)
 
     def __post_init__(self) -> None:
         self.recorder = Recorder(uuid.uuid4().hex[:12], self.plan)
+        self.preparing = Preparing(self.plan.request, self.listener)
 
     @property
     def run_id(self) -> str:
@@ -91,6 +97,8 @@ class Run:
         for state in self._open():
             if not state.planned.supported.ok:
                 self._fail(state, Finished(status="unsupported", reason=state.planned.supported.reason))
+            elif reason := self.incorrect.get(state.planned.cell.subject):
+                self._fail(state, Finished(status="incorrect", reason=reason))
 
     def _fail(self, state: CellState, finished: Finished) -> None:
         self._keep(state, self.recorder.failed(state, finished))
@@ -107,44 +115,15 @@ class Run:
         return Limits(self.plan.request.silence_s, until_s)
 
     def _prepare_checkpoints(self) -> None:
-        """One worker for each distinct checkpoint: the 16-bit one, those of stored methods.
-
-        The budget's clock starts after it.
-        """
+        """Checkpoints, and what the gate compares with: done once and cached. The budget's clock starts after it."""
         for state in self._open():
-            planned = state.planned
-            if planned.cell.engine == "fake":
-                self.checkpoints[_key(planned)] = _fake_checkpoint()
-            elif _key(planned) not in self.checkpoints:
-                self.checkpoints[_key(planned)] = self._prepare(planned)
-            made = self.checkpoints[_key(planned)]
+            made = self.preparing.checkpoint(state.planned)
             if isinstance(made, Finished):
                 self._fail(state, made)
+        ungated = [state for state in self._open() if not _has_passed(state)]
+        if ungated:
+            self.stored_reference, self.gate_note = for_gate(self.preparing, ungated[0].planned)
         self.began_s = time.monotonic()
-
-    def _prepare(self, planned: PlannedCell) -> Checkpoint | Finished:
-        request = self.plan.request
-        self.listener.task_started("prepare", planned.cell, 0, 0)
-        task = PrepareTask(
-            model=request.model,
-            method=planned.cell.method,
-            device=planned.cell.device,
-            quantize=request.quantize,
-            allow_pickle=request.allow_pickle,
-            trust_remote_code=request.trust_remote_code,
-        )
-        events, finished = self._collect(task)
-        return next((e.checkpoint for e in events if isinstance(e, Prepared)), finished)
-
-    def _collect(self, task: PrepareTask | BandwidthTask) -> tuple[list[Event], Finished]:
-        """Run a task; all it said, and how it ended."""
-        events: list[Event] = []
-
-        def keep(event: Event) -> None:
-            events.append(event)
-            self.listener.heard(event)
-
-        return events, run_worker(task, self._limits(), keep).finished
 
     def _measure_bandwidth(self) -> None:
         cells = self._open()
@@ -153,7 +132,7 @@ class Run:
         sizes = working_sets([s.planned for s in cells])
         device = cells[0].planned.cell.device
         self.listener.task_started("bandwidth", None, 0, 0)
-        events, finished = self._collect(BandwidthTask(device=device, working_set_bytes=sizes))
+        events, finished = self.preparing.collect(BandwidthTask(device=device, working_set_bytes=sizes))
         measured = next((e for e in events if isinstance(e, BandwidthMeasured)), None)
         rows = measured.bandwidths if measured else ()
         self.recorder.bandwidths = rows
@@ -205,7 +184,7 @@ class Run:
     def _one_process(self, state: CellState, watch: PowerWatch, num_left: int) -> None:
         cell, request = state.planned.cell, self.plan.request
         self.listener.task_started("measure", cell, state.next_index, num_left)
-        checkpoint = cast(Checkpoint, self.checkpoints[_key(state.planned)])
+        checkpoint = cast(Checkpoint, self.preparing.checkpoint(state.planned))
         task = MeasureTask(
             checkpoint=checkpoint,
             method=cell.method,
@@ -218,6 +197,7 @@ class Run:
             deadline_s=self.began_s + request.budget_s if request.budget_s else None,
             settle_s=_QUICK_SETTLE_S if request.quick else _SETTLE_S,
             profile=request.profile and state.next_index == 0,
+            gate=self._gate(state),
             trust_remote_code=request.trust_remote_code,
         )
         heard = Heard()
@@ -228,8 +208,15 @@ class Run:
             self._keep(state, self.recorder.failed(state, Finished(status="interrupted", reason="stopped by the user")))
             raise
         state.last_process_s = outcome.wall_s
-        self._keep(state, self.recorder.measured(state, checkpoint, heard, outcome, watch, share(outcome)))
+        note = self.gate_note if task.gate and not self.stored_reference else ""
+        self._keep(state, self.recorder.measured(state, checkpoint, heard, outcome, watch, share(outcome), note))
         judge(state, request)
+
+    def _gate(self, state: CellState) -> Gate | None:
+        """Until a process of the cell has passed it; the fake device has no numerics."""
+        if _has_passed(state) or state.planned.cell.device == "fake":
+            return None
+        return Gate(seed=random.SystemRandom().randrange(1 << 31), stored=self.stored_reference)
 
     def _hear(self, heard: Heard, event: Event) -> None:
         heard.take(event)
@@ -249,12 +236,5 @@ class Run:
             self.listener.ended(ending)
 
 
-def _key(planned: PlannedCell) -> str:
-    """Cells that share a checkpoint share this: the method's own, or the 16-bit one that others quantize at load."""
-    method = planned.choice.method
-    checkpoint = method.name if method.has_own_checkpoint else "16bit"
-    return f"{planned.cell.engine == 'fake'}/{checkpoint}"
-
-
-def _fake_checkpoint() -> Checkpoint:
-    return Checkpoint(path="", content_hash="fake", origin="nothing to load: scripted", title="scripted model")
+def _has_passed(state: CellState) -> bool:
+    return any(record.gate is not None for record in state.ok_records)

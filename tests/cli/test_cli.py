@@ -48,7 +48,8 @@ reason, flags, baseline, decode_tokens_per_s, decode_tokens_per_s_interval, inte
 num_samples, generate_tokens_per_s, prefill_tokens_per_s, ttft_s, tpot_s, itl_clock, weights_bytes,
 allocated_after_load_bytes, load_peak_bytes, peak_memory_bytes, kv_cache_bytes, energy_j_per_token, speedup,
 memory_saved, bytes_per_step, ceiling_tokens_per_s, mbu, checkpoint_hash, verdict, prefill_verdict, gpu_busy,
-gpu_busy_s, num_kernels_per_step, num_syncs_per_step"""
+gpu_busy_s, num_kernels_per_step, num_syncs_per_step, kl_mean, kl_p99, top1_agreement, perplexity_ratio,
+perplexity_ratio_ci, pareto"""
 
 
 def test_json_rows_have_every_promised_key_and_agree_with_the_raw_samples(tmp_path):
@@ -101,6 +102,15 @@ def test_benchmark_py_is_run(tmp_path):
         (("explain", "nothing.jsonl"), "there is no record file nothing.jsonl"),
         (("explain", "nothing.jsonl", "--format", "xml"), "choose from text, markdown, json"),
         (("cache", "clear", "nonsense", "--yes"), "nonsense"),
+        (("quality", "nonsense"), "unknown model 'nonsense': give demo"),
+        (("quality", "demo", "--method", "int3"), "unknown method 'int3': choose from fp16, bf16, bnb-int8"),
+        (("quality", "shape:qwen2.5-0.5b"), "random weights, which have no quality to lose"),
+        (("quality", "demo", "--text", "nothing.txt"), "--text nothing.txt: No such file"),
+        (("quality", "demo", "--disk-budget", "much"), "--disk-budget takes a size such as 500MB or 2GB"),
+        (("quality", "demo", "--limit", "3"), "--tasks-folder and --limit are about --tasks"),
+        (("quality", "demo", "--tasks", "x", "--tasks-folder", "nowhere"), "there is no folder nowhere"),
+        (("run", "shape:qwen2.5-0.5b", "--quality"), "random weights, which have no quality to lose"),
+        (("show", "nothing.jsonl", "--quality", "--format", "csv"), "choose from table, markdown"),
     ],
 )
 def test_bad_input_is_one_clear_line_and_code_2(tmp_path, arguments, message):
@@ -215,6 +225,44 @@ def write_records(folder: Path, records: list[Record]) -> None:
     (folder / "r.jsonl").write_text("".join(record.model_dump_json() + "\n" for record in records))
 
 
+def test_quality_prints_its_report_and_show_joins_it_with_the_speeds(tmp_path):
+    """On the fake engine, whose 16-bit model is itself."""
+    for command in (("run", "demo", *FAKE), ("quality", "demo", "--engine", "fake", "-m", "fp16", "-m", "bnb-nf4")):
+        done = bitbench(*command, "--out", "r.jsonl", cwd=tmp_path)
+        assert done.returncode == 0, done.stdout + done.stderr
+    assert "continuations, decode path: 192 positions of 8 texts" in done.stdout
+    assert "near lossless, so not ranked by KL: fp16, bnb-nf4" in " ".join(done.stdout.split())
+    again = bitbench("show", "r.jsonl", "--quality", cwd=tmp_path)
+    assert again.returncode == 0 and again.stdout.strip() in done.stdout
+    rows = json.loads(bitbench("show", "r.jsonl", "--format", "json", cwd=tmp_path).stdout)
+    assert [(row["kl_mean"], row["top1_agreement"]) for row in rows] == [(0.0, 1.0)] * 2
+    assert {row["pareto"] for row in rows} <= {True, False}
+    for_quality_only = tmp_path / "q.jsonl"
+    lines = [line for line in (tmp_path / "r.jsonl").read_text().splitlines() if '"kind":"quality"' in line]
+    for_quality_only.write_text("\n".join(lines) + "\n")
+    alone = json.loads(bitbench("show", "q.jsonl", "--format", "json", cwd=tmp_path).stdout)
+    assert [(row["kl_mean"], row["decode_tokens_per_s"]) for row in alone] == [(0.0, None)] * 2
+    resumed = bitbench(
+        "quality", "demo", "--engine", "fake", "-m", "fp16", "--out", "r.jsonl", "--resume", cwd=tmp_path
+    )
+    assert resumed.returncode == 0 and "fp16" in resumed.stdout
+    assert len((tmp_path / "r.jsonl").read_text().splitlines()) == len(lines) + 2 * 2 + 2
+
+
+def test_run_with_quality_does_not_time_what_is_broken(tmp_path):
+    """The fake's cheat `mute` says nothing of what it knows when it is asked token by token."""
+    arguments = ("run", "demo", *FAKE, "--quality", "--out", "r.jsonl")
+    done = bitbench(*arguments, cwd=tmp_path, script={"bnb-nf4": {"cheat": "mute"}})
+    assert done.returncode == 0, done.stdout + done.stderr
+    rows = json.loads(bitbench("show", "r.jsonl", "--format", "json", cwd=tmp_path).stdout)
+    broken, honest = sorted(rows, key=lambda row: row["method"])
+    assert [(row["method"], row["status"]) for row in (broken, honest)] == [("bnb-nf4", "incorrect"), ("fp16", "ok")]
+    assert "the output is broken" in broken["reason"] or "decode steps" in broken["reason"]
+    assert broken["decode_tokens_per_s"] is None and honest["kl_mean"] == 0.0
+    kinds = [json.loads(line) for line in (tmp_path / "r.jsonl").read_text().splitlines()]
+    assert not [r for r in kinds if r["kind"] == "record" and r["cell"]["method"] == "bnb-nf4" and r["samples"]]
+
+
 def test_help_and_show_are_quick_and_import_no_torch(tmp_path):
     bitbench("run", "demo", *FAKE, "--out", "r.jsonl", cwd=tmp_path)
     for limit_s, arguments in ((0.5, ("--help",)), (1.0, ("show", "r.jsonl")), (1.0, ("explain", "r.jsonl"))):
@@ -236,7 +284,18 @@ def test_help_and_show_are_quick_and_import_no_torch(tmp_path):
 
 
 def test_every_command_has_help_with_examples():
-    for command in ("run", "show", "explain", "methods", "engines", "models", "doctor", "cache list", "cache clear"):
+    for command in (
+        "run",
+        "quality",
+        "show",
+        "explain",
+        "methods",
+        "engines",
+        "models",
+        "doctor",
+        "cache list",
+        "cache clear",
+    ):
         done = bitbench(*command.split(), "--help")
         assert done.returncode == 0
         assert "Examples" in done.stdout, command

@@ -86,3 +86,33 @@ def test_a_folder_that_cannot_be_used_is_a_row_with_its_reason(tmp_path, damage,
     assert done.returncode == 1, done.stdout + done.stderr
     assert message in " ".join(done.stdout.split())
     assert rows(tmp_path)[0]["status"] == "load_error"
+
+
+def test_a_row_passes_the_gate_before_it_is_timed_and_its_record_says_so(tmp_path):
+    write_model(tmp_path / "model", tiny())
+    done = bitbench(tmp_path, "run", "./model", *SHORT, "--processes", "2", "--no-profile")
+    assert done.returncode == 0, done.stdout + done.stderr
+    first, second = store.read([tmp_path / "r.jsonl"]).records
+    assert first.gate.numerics.num_layers == 14 and first.gate.numerics.layer_excess < 1
+    assert [(p.corpus, p.num_positions) for p in first.gate.passes] == [("continuations", 64)]
+    assert first.gate_s > 0 and second.gate is None
+
+
+def test_quality_beside_the_reference_and_from_its_stored_logits_is_the_same(tmp_path):
+    write_model(tmp_path / "model", tiny())
+    arguments = ("quality", "./model", "-m", "bf16", "-m", "int8-wo", "--positions", "100", "--out", "q.jsonl")
+    for more in ((), ("--store",)):
+        done = bitbench(tmp_path, *arguments, *more)
+        assert done.returncode == 0, done.stdout + done.stderr
+    found = store.read([tmp_path / "q.jsonl"]).qualities
+    assert [(q.subject.method, q.reference_held, q.status) for q in found] == [
+        ("bf16", "beside", "ok"), ("int8-wo", "beside", "ok"), ("bf16", "stored", "ok"), ("int8-wo", "stored", "ok"),
+    ]  # fmt: skip
+    for beside, stored in ((found[0], found[2]), (found[1], found[3])):
+        (a,), (b,) = beside.quality.passes, stored.quality.passes  # no tokenizer: its own answers only
+        assert a.reference_dtype == b.reference_dtype == "float32"
+        assert a.kl_nats == pytest.approx(b.kl_nats, abs=1e-5)
+        assert beside.reference_hash == stored.reference_hash and beside.models_bytes
+    assert found[1].weights_bytes < found[0].weights_bytes
+    cached = bitbench(tmp_path, "cache").stdout
+    assert "reference" in cached and "logits of 192" in " ".join(cached.split())

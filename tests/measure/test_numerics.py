@@ -10,7 +10,7 @@ from bitbench.methods.registry import parse_method
 from tests.engines.tiny import checkpoint, in_float32, prompt_ids, write_tiny, write_tiny_awq
 
 IDS = prompt_ids(40)[0]
-METHODS = ["fp16", "bf16", "bnb-int8", "bnb-int8-t0", "bnb-nf4", "awq-int4"]
+METHODS = ["fp16", "bf16", "bnb-int8", "bnb-int8-t0", "bnb-nf4", "awq-int4", "int8-wo", "awq-int4-head8"]
 LAYER = "layers.1.mlp.down_proj"
 
 
@@ -18,7 +18,8 @@ LAYER = "layers.1.mlp.down_proj"
 def folders(tmp_path_factory):
     base = tmp_path_factory.mktemp("tiny")
     plain = write_tiny(base / "plain")
-    return {"awq-int4": write_tiny_awq(plain, base / "awq"), "": plain}
+    awq = write_tiny_awq(plain, base / "awq")
+    return {"awq-int4": awq, "awq-int4-head8": awq, "": plain}
 
 
 def load(folders, method) -> TransformersModel:
@@ -30,9 +31,23 @@ def load(folders, method) -> TransformersModel:
 def test_honest_kernels_pass_on_random_weights(folders, method):
     for seed in (1, 2):
         found = numerics.check(load(folders, method), IDS, 8, seed)
-        assert (found.num_layers, found.num_unchecked, found.seed) == (14, 0, seed)
+        num_layers = 15 if method in ("int8-wo", "awq-int4-head8") else 14  # with an lm_head that is not 16 bit
+        assert (found.num_layers, found.num_unchecked, found.seed) == (num_layers, 0, seed)
         assert 0 < found.layer_excess < 0.8
         assert found.step_error < 0.25
+
+
+@pytest.mark.parametrize("method", ["bf16", "bnb-int8", "int8-wo", "awq-int4"])
+def test_layers_are_checked_as_a_batch_is_decoded(folders, method):
+    model = load(folders, method)
+    shapes = set()
+    module = model._model.model.get_submodule(LAYER)
+    hook = module.register_forward_pre_hook(lambda _, args: shapes.add(tuple(args[0].shape[:2])))
+    try:
+        numerics.check(model, IDS, 8, 1, batch_size=3)
+    finally:
+        hook.remove()
+    assert {(3, 1), (1, numerics.PREFILL_INPUTS)} <= shapes and (1, 1) not in {s for s in shapes if s[0] == 3}
 
 
 def spoil_scale(module) -> None:
@@ -43,16 +58,25 @@ def spoil_scale(module) -> None:
             module.weight.quant_state.absmax[5] *= 1.5
         elif kind == "Linear8bitLt":
             module.weight.SCB[5] *= 1.5
+        elif kind == "Int8RowsLinear":
+            module.scale_O[5] *= 1.5
         else:
             module.scales[1, 5] *= 1.5
 
 
-@pytest.mark.parametrize("method", ["bnb-int8", "bnb-int8-t0", "bnb-nf4", "awq-int4"])
+@pytest.mark.parametrize("method", ["bnb-int8", "bnb-int8-t0", "bnb-nf4", "awq-int4", "int8-wo"])
 def test_a_wrong_scale_in_one_group_of_one_layer_is_caught(folders, method):
     """Before the first step: bitsandbytes packs its numbers anew there."""
     model = load(folders, method)
     spoil_scale(model._model.model.get_submodule(LAYER))
     with pytest.raises(IncorrectOutput, match=rf"{LAYER} does not multiply by the numbers that are stored"):
+        numerics.check(model, IDS, 8, 1)
+
+
+def test_a_wrong_scale_in_an_int8_lm_head_is_caught(folders):
+    model = load(folders, "awq-int4-head8")
+    spoil_scale(model._model.lm_head)
+    with pytest.raises(IncorrectOutput, match="lm_head does not multiply by the numbers that are stored"):
         numerics.check(model, IDS, 8, 1)
 
 

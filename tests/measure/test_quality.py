@@ -13,7 +13,8 @@ from bitbench.engines.transformers import TransformersModel
 from bitbench.facts.corpora import Corpus
 from bitbench.measure import quality
 from bitbench.measure.gaps import IncorrectOutput
-from bitbench.measure.quality import Amount, amount
+from bitbench.measure.readings import Amount, amount, readings
+from bitbench.measure.reference import LiveReference
 from bitbench.methods.registry import parse_method
 from tests.engines.tiny import VOCAB, checkpoint, in_float32, make_certain, write_tiny
 
@@ -64,8 +65,13 @@ def changed(folder, noise: float = 0.02):
     return model
 
 
-def measured(reference, cell, size=SIZE, corpus=CORPUS):
-    return quality.measure(reference, cell, corpus, size, lambda _: None)
+def quiet(_):
+    pass
+
+
+def measured(reference, cell, size=SIZE, corpus=CORPUS, report=quiet):
+    live = LiveReference(reference, readings(reference, corpus, size, report))
+    return quality.compare(live, cell, report)
 
 
 def test_a_model_beside_itself_has_nothing_lost(reference):
@@ -87,7 +93,7 @@ def test_the_figures_are_those_of_a_plain_computation(folder, reference, monkeyp
     monkeypatch.setattr(Reader, "bos_id", bos_id)
     cell = kind(changed(folder), None, "cpu")
     told = []
-    found = quality.measure(reference, cell, CORPUS, SIZE, told.append)
+    found = measured(reference, cell, report=told.append)
     assert (told[-1].done, told[-1].stage) == (told[-1].total, "quality")
     before = [] if bos_id is None else [bos_id]
     documents = [[ord(c) for c in text] for text in CORPUS.documents]
@@ -130,9 +136,10 @@ def test_a_continuation_ends_where_the_cell_would_generate_otherwise(folder, ref
     """Known from teacher forcing, it is what two greedy generations show."""
     cell = TransformersModel(changed(folder, noise=2.0), None, "cpu")
     found = measured(reference, cell)
-    for one, answer in zip(found.continuations, quality.continuations(reference, SIZE, lambda _: None), strict=True):
+    answers = readings(reference, None, SIZE, quiet).readings[0].texts
+    for one, answer in zip(found.continuations, answers, strict=True):
         own = cell.generate([answer.prompt], SIZE.answer_len, None)[0]
-        same = next((i for i, (a, b) in enumerate(zip(own, answer.forced, strict=True)) if a != b), len(own))
+        same = next((i for i, (a, b) in enumerate(zip(own, answer.scored, strict=True)) if a != b), len(own))
         assert (one.num_identical, one.length) == (same, 9)
     assert any(c.num_identical < 9 for c in found.continuations)
 

@@ -9,6 +9,8 @@ import json
 import random
 from importlib.resources import files
 
+import pytest
+
 from bitbench.facts.models import SHAPES
 from bitbench.facts.workloads import STARTING_PROMPTS, starting_prompts
 from bitbench.methods import calibration
@@ -46,7 +48,19 @@ def test_calibration_cuts_and_renders_documents(demo_checkpoint) -> None:
 
     tokenizer = AutoTokenizer.from_pretrained(demo_checkpoint.path)
     documents = calibration.token_ids(tokenizer, calibration.CPU_AMOUNT)
-    assert len(documents) == 16
-    assert max(map(len, documents)) == 128
+    assert [len(document) for document in documents] == [128] * 16
     assert tokenizer.decode(documents[0]).startswith("<|im_start|>system")
     assert not tokenizer.decode(documents[1]).startswith("<|im_start|>")
+
+
+@pytest.mark.parametrize("lengths", [(300, 40, 700), (5, 6, 7), (512, 512)])
+def test_calibration_documents_are_equally_long_whatever_the_text(lengths, monkeypatch) -> None:
+    """gptqmodel would see the last one only."""
+
+    def tokenizer(text, add_special_tokens):
+        return {"input_ids": list(range(len(text)))}
+
+    monkeypatch.setattr(calibration, "_text", lambda: json.dumps([{"text": "a" * n} for n in lengths]))
+    found = calibration.token_ids(tokenizer, calibration.Amount(48, 512))
+    assert len({len(document) for document in found}) == 1
+    assert sum(map(len, found)) > sum(min(n, 512) for n in lengths) - 512

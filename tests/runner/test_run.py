@@ -7,8 +7,8 @@ from bitbench.results import store
 from bitbench.results.summary import summarize
 from bitbench.runner.listener import Silent
 from bitbench.runner.plan import make_plan
+from bitbench.runner.preparing import checkpoint_key
 from bitbench.runner.run import Run
-from bitbench.runner.run import _key as checkpoint_key
 from tests.runner.runs import collect, execute, fake_request, script
 
 
@@ -114,7 +114,7 @@ def test_a_folder_that_does_not_exist_is_told_before_anything_runs(tmp_path):
 
 def test_stored_methods_have_checkpoints_of_their_own_and_the_others_share_one():
     plan = make_plan(fake_request("fp16 awq-int4 bnb-nf4 rtn-int4 awq-int4:gemm rtn-int4:gemm"), collect("fake"))
-    keys = [checkpoint_key(planned) for planned in plan.cells]
+    keys = [checkpoint_key(planned.cell) for planned in plan.cells]
     assert keys[0] == keys[2]
     assert keys[1] == keys[4]
     assert keys[3] == keys[5]
