@@ -126,9 +126,7 @@ def main() -> None:
     parser.add_argument("--device", default="cuda:0")
     parser.add_argument("--seconds", type=float, default=300.0, help="how long to go on taking pairs")
     parser.add_argument("--window", type=int, default=16, help="tokens")
-    parser.add_argument(
-        "--output-len", type=int, default=273, help="tokens of a generation"
-    )
+    parser.add_argument("--output-len", type=int, default=273, help="tokens of a generation")
     arguments = parser.parse_args()
     context = multiprocessing.get_context("spawn")
     watching = context.Event()

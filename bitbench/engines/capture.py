@@ -86,6 +86,7 @@ def _where(error: BaseException) -> str:
     if not frames:
         return ""
     path = Path(frames[-1].filename)
-    folders = path.parts
-    at = "/".join(folders[folders.index("site-packages") + 1 :]) if "site-packages" in folders else path.name
-    return f"{at}:{frames[-1].lineno} `{frames[-1].line}`"
+    package = path.parent
+    while (package / "__init__.py").exists():
+        package = package.parent
+    return f"{path.relative_to(package).as_posix()}:{frames[-1].lineno} `{frames[-1].line}`"

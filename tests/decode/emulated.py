@@ -24,6 +24,7 @@ def emulated(
         num_blocks, 0 if o_parts > 1 else decoder.config.num_kv_heads, o_parts, num_warps, 12
     )  # a short ring, that it goes round often
     kernel = StepKernel(decoder.forward, "cpu", room, shape, lambda _: None)
+    folder.mkdir(exist_ok=True)
     text = source(device=HERE / "device.cuh")
     library = folder / "emulated.so"
     (folder / "emulated.cc").write_text(text + (HERE / "run.cc").read_text(encoding="utf-8"), encoding="utf-8")

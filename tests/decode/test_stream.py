@@ -1,106 +1,109 @@
-"""Streams hold every row once, in the order in which the kernel reads them, and mean what the matrices mean."""
-
-import shutil
-import subprocess
-from pathlib import Path
+"""Streams hold every number once, in the order in which the kernel's lanes read them; blocks have equally much to do."""
 
 import numpy as np
 import pytest
 import torch
 
-import bitbench.decode
 from bitbench.decode import load
-from bitbench.decode.stream import GRANULE, row_order, streams
+from bitbench.decode.deal import Tiles, deal
+from bitbench.decode.matrix import Dense, int4_groups, int8_rows
+from bitbench.decode.stream import GRANULE, Blocks, streams
+from bitbench.decode.tiles import ROWS, parts
 from tests.decode.test_decoder import write_awq
 from tests.engines.tiny import write_tiny
 
-BLOCKS = 5
+
+def lanes_of(unit, bits, inputs):
+    """What a unit's bytes mean, [16][inputs], read as the lanes of product.cuh read them; without scales for 8 bits."""
+    found = np.full((ROWS, inputs), np.nan, np.float32)
+    for lane in range(32):
+        g, t = lane // 4, lane % 4
+        for chunk in range(inputs // 32):
+            columns = slice(32 * chunk + 8 * t, 32 * chunk + 8 * t + 8)
+            if bits == 16:
+                for product in range(2):
+                    at = 1024 * chunk + 512 * product + 16 * lane
+                    a = np.frombuffer(unit[at : at + 16], np.float16).reshape(4, 2)  # fragments a0 to a3
+                    first = 32 * chunk + 8 * t + 4 * product
+                    found[g, first : first + 4] = np.concatenate((a[0], a[2]))
+                    found[g + 8, first : first + 4] = np.concatenate((a[1], a[3]))
+            elif bits == 8:
+                q = np.frombuffer(unit[512 * chunk + 16 * lane :][:16], np.uint8).astype(np.float32) - 128
+                found[g, columns], found[g + 8, columns] = q[:8], q[8:]
+            else:
+                words = np.frombuffer(unit[512 * (chunk // 2) + 16 * lane :][:16], np.uint32)
+                for half, row in ((0, g), (1, g + 8)):
+                    word = int(words[chunk % 2 * 2 + half])
+                    nibbles = [word >> 4 * i & 15 for i in range(8)]
+                    found[row, columns] = [nibbles[i // 2 + 4 * (i % 2)] for i in range(8)]
+    if bits == 4:
+        ends = np.frombuffer(unit[ROWS * inputs // 2 :], np.float16).reshape(8, 2, 2).astype(np.float32)
+        for row in range(ROWS):
+            scale, zero = ends[row % 8, row // 8]
+            found[row] = (found[row] - zero) * scale
+    return found
 
 
-def read_row(data, bits, inputs, group):
-    """A row from the bytes of a stream as kernels/step.cu reads it; and how many bytes it takes."""
+@pytest.mark.parametrize(("bits", "unit"), [(16, 32), (16, 128), (8, 64), (4, 64), (4, 128)])
+def test_tiles_mean_what_the_matrix_means(bits, unit):
+    torch.manual_seed(0)
+    rows, inputs = 40, 256
+    weight = torch.randn(rows, inputs)
     if bits == 16:
-        return np.frombuffer(data[: 2 * inputs], np.float16).astype(np.float32), 2 * inputs
-    if bits == 8:
-        scale = np.frombuffer(data[inputs : inputs + 4], np.float32)[0]
-        return (np.frombuffer(data[:inputs], np.uint8).astype(np.float32) - 128) * scale, inputs + 16
-    words = np.frombuffer(data[: inputs // 2], np.uint32)
-    values = np.empty((len(words), 8), np.float32)
-    for i in range(4):  # the kernel's lop3: nibbles i and i + 4 are the halves of a word
-        two = (words >> (4 * i)) & 0x000F000F
-        values[:, 2 * i], values[:, 2 * i + 1] = two & 0xFFFF, two >> 16
-    ends = np.frombuffer(data[inputs // 2 : inputs // 2 + inputs // group * 4], np.float16).astype(np.float32)
-    scale, zero = (np.repeat(part, group) for part in (ends[0::2], ends[1::2]))
-    return scale * (values.reshape(-1) - zero), inputs // 2 + -(-(inputs // group * 4) // 16) * 16
+        matrix = Dense(weight.half())
+    elif bits == 8:
+        matrix = int8_rows(weight)
+    else:
+        q = torch.randint(0, 16, (rows, inputs))
+        matrix = int4_groups(q, torch.rand(rows, inputs // 128).half(), torch.randint(0, 16, (rows, inputs // 128)))
+    found = parts(matrix, unit)
+    assert found.num_tiles == 3  # 40 rows are two and a half
+    meaning = np.zeros((48, inputs), np.float32)
+    meaning[:rows] = matrix.dequantized().numpy()
+    for tile in range(3):
+        units = [lanes_of(u.numpy().tobytes(), bits, unit) for u in found.units_TUZ[tile]]
+        read = np.concatenate(units, axis=1)
+        if bits == 8:
+            read *= np.frombuffer(found.ends_TZ[tile].numpy().tobytes(), np.float32)[:, None]
+        assert np.array_equal(read, meaning[16 * tile : 16 * tile + 16])
 
 
-def read_all(packed, plan, group):
-    """Rows of each matrix in the order of `plan`, (rows, pair, inputs, bits) each, gathered from all blocks."""
-    found = [[] for _ in plan]
-    for block in range(BLOCKS):
-        data, at = packed[block].numpy().tobytes(), 0
-        for number, (rows, pair, inputs, bits) in enumerate(plan):
-            groups = rows // pair
-            count = (groups * (block + 1) // BLOCKS - groups * block // BLOCKS) * pair
-            for _ in range(count):
-                row, size = read_row(data[at:], bits, inputs, group)
-                found[number].append(row)
-                at += size
-        assert not any(data[at:]), "padding is zero"
-    return [torch.from_numpy(np.stack(rows)) for rows in found]
+def test_every_tile_is_dealt_out_once_and_evenly():
+    tiles = {"qkv": Tiles(72, 28_672), "o": Tiles(112, 14_336), "gate_up": Tiles(608, 28_672),
+             "down": Tiles(112, 77_824), "head": Tiles(9496, 28_672)}  # fmt: skip
+    shares = deal(tiles, 132, 2)
+    for name, size in tiles.items():
+        ranges = [getattr(share, name) for share in shares]
+        assert [n for r in ranges for n in range(r.first, r.first + r.count)] == list(range(size.count))
+        counts = {r.count for r in ranges}
+        assert max(counts) - min(counts) <= 1
+    for share in shares:
+        first, last = share.o.first, share.o.first + share.o.count - 1
+        assert not share.o.count or first // 56 == last // 56, "of one part of the inputs"
+    loads = [sum(getattr(s, n).count * t.num_bytes for n, t in tiles.items() if n != "head") for s in shares]
+    assert max(loads) < 1.5 * min(loads)
+
+
+def test_too_many_blocks_for_gate_and_up_are_refused():
+    tiles = dict.fromkeys(("qkv", "o", "gate_up", "down", "head"), Tiles(8, 1024))
+    with pytest.raises(ValueError, match="8 tiles of gate and up are too few for 9 blocks"):
+        deal(tiles, 9, 1)
 
 
 @pytest.mark.parametrize("method", ["fp16", "int8-wo", "awq-int4", "awq-int4-head8"])
-def test_streams_mean_what_the_matrices_mean(tmp_path, method):
-    source = write_tiny(tmp_path / "tiny", "Qwen2", tie_word_embeddings=True)
-    folder = source
+def test_streams_hold_every_byte_of_the_weights_once(tmp_path, method):
+    folder = write_tiny(tmp_path / "tiny", "Qwen2", tie_word_embeddings=True, hidden_size=256, intermediate_size=384)
     if method.startswith("awq"):
-        folder = tmp_path / "awq"
-        write_awq(folder, source)
+        source, folder = folder, tmp_path / "awq"
+        write_awq(folder, source, group_size=64)
     decoder = load(folder, method)
     weights, config = decoder.forward.weights, decoder.config
-    bits = {"fp16": 16, "int8-wo": 8}.get(method, 4)
-    head_bits = 16 if method in ("fp16", "awq-int4") else 8
-    matrices, plan = [], []
-    for layer in weights.layers:
-        for name, pair in (("qkv", 2), ("o", 1), ("gate_up", 2), ("down", 1)):
-            matrix = getattr(layer, name)
-            dense = matrix.dequantized()
-            matrices.append(dense[row_order(config)[name]] if pair == 2 else dense)
-            plan.append((matrix.shape[0], pair, matrix.shape[1], bits))
-    matrices.append(weights.head.dequantized())
-    plan.append((*weights.head.shape[:1], 1, weights.head.shape[1], head_bits))
-    packed, granules = streams(weights, config, BLOCKS)
-    ends = [int(row.nonzero().max()) for row in packed]
-    assert all((n - 1) * GRANULE - 64 <= end < n * GRANULE for n, end in zip(granules.tolist(), ends, strict=True))
-    assert packed.shape[0] == BLOCKS and packed.shape[1] % GRANULE == 0
-    for matrix, read in zip(matrices, read_all(packed, plan, config.group_size or 1), strict=True):
-        # The kernel's q x scale and (q - zero) x scale are the matrix's own, in float32.
-        assert torch.equal(read, matrix)
-
-
-@pytest.mark.skipif(not shutil.which("nvcc"), reason="needs nvcc")
-@pytest.mark.parametrize(("bits", "head_bits"), [(16, 16), (8, 8), (4, 16), (4, 8)])
-def test_the_step_kernel_compiles_without_spilling(tmp_path, bits, head_bits):
-    sizes = {
-        "HIDDEN": 896,
-        "INTER": 4864,
-        "LAYERS": 24,
-        "HEADS": 14,
-        "KV_HEADS": 2,
-        "HEAD_DIM": 64,
-        "VOCAB": 151936,
-        "EPS": "1e-6",
-        "QKV_BIAS": 1,
-        "QK_NORM": 0,
-        "GROUP": 128,
-        "BITS": bits,
-        "HEAD_BITS": head_bits,
-    }
-    source = Path(bitbench.decode.__file__).parent / "kernels/step.cu"
-    command = ["nvcc", "-std=c++17", "-arch=sm_90", "-cubin", "-Xptxas", "-v", str(source), "-o", str(tmp_path / "k")]
-    done = subprocess.run(
-        [*command, *(f"-D{name}={value}" for name, value in sizes.items())], capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    assert "0 bytes spill stores, 0 bytes spill loads" in done.stderr
+    found = streams(weights, config, Blocks(3, 4, 32_768), 1)
+    assert found.packed.shape == (3, max(found.num_granules) * GRANULE)
+    stored = [getattr(layer, name) for layer in weights.layers for name in ("qkv", "o", "gate_up", "down")]
+    # A zero point takes two bytes instead of half a one.
+    zeros = sum(m.zero_OG.numel() * 3 // 2 for m in stored if hasattr(m, "zero_OG"))
+    expected = sum(m.num_bytes for m in (*stored, weights.head)) + zeros
+    used = [int(row.nonzero().max()) + 1 for row in found.packed]
+    assert expected - 256 <= sum(used) <= expected
+    assert all(-(-n // GRANULE) == granules for n, granules in zip(used, found.num_granules, strict=True))

@@ -166,7 +166,9 @@ def test_a_step_that_waits_for_the_device_is_unsupported_and_the_reason_names_th
         if cuda.mode == "error":
             raise RuntimeError("called a synchronizing CUDA operation")
 
-    with pytest.raises(Unsupported, match=r"every decode step: it asks: test_graphed.py:\d+ `raise .* CUDA operation$"):
+    with pytest.raises(
+        Unsupported, match=r"every decode step: it asks: tests/engines/test_graphed.py:\d+ `raise .* CUDA operation$"
+    ):
         capture(step, "cuda:0", "it asks")
     assert cuda.mode == 0
 

@@ -157,7 +157,7 @@ def test_the_source_fits_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_what_changes_slowly_is_asked_for_in_one_look_of_four(monkeypatch):
-    install(monkeypatch, H200)
+    install(monkeypatch, [H200])
     source = source_of("cuda:0")
     looks = [source.look() for _ in range(8)]
     assert [look.power_w is not None for look in looks] == [True, False, False, False] * 2

@@ -1,0 +1,161 @@
+"""The step kernel on an emulated device, against the plain decoder; and compiled for the GPU where there is nvcc."""
+
+import shutil
+import subprocess
+
+import pytest
+import torch
+
+from bitbench.decode import load
+from bitbench.decode.step_kernel import check, geometry
+from bitbench.decode.step_source import source
+from bitbench.facts.errors import Unsupported
+from tests.decode.emulated import COMPILER, emulated
+from tests.decode.test_decoder import write_awq
+from tests.engines.tiny import prompt_ids, write_tiny
+
+SMALL = {"hidden_size": 256, "intermediate_size": 384, "num_attention_heads": 4, "max_position_embeddings": 1024}
+MODELS = {
+    "qwen2": ("Qwen2", SMALL),
+    "llama-tied": ("Llama", SMALL | {"tie_word_embeddings": True, "num_key_value_heads": 4}),
+    "qwen3": ("Qwen3", SMALL | {"head_dim": 128}),
+    "wide": ("Llama", SMALL | {"hidden_size": 640, "intermediate_size": 2560, "num_attention_heads": 10,
+                               "num_hidden_layers": 1, "num_key_value_heads": 2}),
+}  # fmt: skip
+needs_compiler = pytest.mark.skipif(not COMPILER, reason="needs a C++ compiler")
+
+
+def model(tmp_path, name, method):
+    kind, config = MODELS[name]
+    folder = write_tiny(tmp_path / "m", kind, **config)
+    if method.startswith("awq"):
+        source_folder, folder = folder, tmp_path / "awq"
+        write_awq(folder, source_folder, group_size=64)
+    return load(folder, method)
+
+
+CASES = [
+    *[("qwen2", method, o_parts) for method in ("fp16", "bf16", "int8-wo", "awq-int4-head8") for o_parts in (1, 2)],
+    ("llama-tied", "int8-wo", 1), ("llama-tied", "fp16", 4), ("qwen3", "fp16", 2), ("qwen3", "awq-int4", 1),
+    ("wide", "awq-int4", 2), ("wide", "fp16", 1),
+]  # fmt: skip
+
+
+@needs_compiler
+@torch.inference_mode()
+@pytest.mark.parametrize(("name", "method", "o_parts"), CASES)
+def test_logits_and_tokens_are_the_plain_decoders(tmp_path, name, method, o_parts):
+    """Errors against float32 arithmetic on the same stored numbers are at most those of the plain 16-bit decoder."""
+    decoder = model(tmp_path, name, method)
+    exact = decoder.in_float32()
+    num_blocks = 9 if decoder.config.num_kv_heads == 4 else 7
+    kernel = emulated(decoder, 1024, tmp_path, num_blocks=num_blocks, o_parts=o_parts)
+    errors, allowed = [], []
+    for prompt_len, num_steps in ((40, 1),) if name == "wide" else ((40, 2), (7, 1), (255, 1)):
+        ids = prompt_ids(prompt_len, seed=prompt_len)[0]
+        kernel.start(ids)
+        sequence = [*ids, *kernel.tokens(prompt_len, 1)]
+        for number in range(num_steps):
+            kernel.logits().fill_(float("nan"))  # poisoned: what is not written is seen
+            kernel.advance(1, keep_logits=True)
+            expected, plain = (d.logits(sequence, 1)[0] for d in (exact, decoder))
+            errors.append(float((kernel.logits() - expected).square().mean()))
+            allowed.append(float((plain - expected).square().mean()))
+            (token,) = kernel.tokens(prompt_len + number + 1, 1)
+            assert token == int(kernel.logits().argmax())
+            sequence.append(token)
+    assert sum(errors) <= 1.1**2 * sum(allowed)
+
+
+@needs_compiler
+@torch.inference_mode()
+@pytest.mark.parametrize("o_parts", [1, 2])
+def test_a_long_context_is_shared_by_blocks_and_joined(tmp_path, o_parts):
+    decoder = model(tmp_path, "qwen2", "fp16")
+    kernel = emulated(decoder, 1024, tmp_path, num_blocks=9, o_parts=o_parts)
+    for prompt_len in (256, 600, 830):  # two rounds of a block, and more
+        ids = prompt_ids(prompt_len, seed=prompt_len)[0]
+        kernel.start(ids)
+        sequence = [*ids, *kernel.tokens(prompt_len, 1)]
+        kernel.advance(1, keep_logits=True)
+        expected, plain = (d.logits(sequence, 1)[0] for d in (decoder.in_float32(), decoder))
+        assert (kernel.logits() - expected).square().mean() <= 1.1**2 * (plain - expected).square().mean()
+
+
+@needs_compiler
+@torch.inference_mode()
+def test_steps_are_bit_identical_however_they_are_launched_and_scheduled(tmp_path):
+    decoder = model(tmp_path, "qwen2", "awq-int4")
+    found = []
+    for number, chunk in enumerate((1, 4)):
+        kernel = emulated(decoder, 256, tmp_path / f"_{number}", o_parts=2, seed=100 * number)
+        kernel.start(prompt_ids(40)[0])
+        for _ in range(4 // chunk):
+            kernel.advance(chunk, keep_logits=True)
+        assert len(kernel.step_times_s()) == chunk
+        found.append((kernel.tokens(40, 5), kernel.logits().clone()))
+    for tokens, logits in found[1:]:
+        assert tokens == found[0][0]
+        assert torch.equal(logits, found[0][1])
+
+
+@needs_compiler
+@torch.inference_mode()
+def test_a_forced_token_is_read_instead_of_the_chosen_one(tmp_path):
+    decoder = model(tmp_path, "qwen2", "fp16")
+    kernel = emulated(decoder, 256, tmp_path)
+    ids = prompt_ids(30)[0]
+    kernel.start(ids)
+    kernel.force(17)
+    kernel.advance(1, keep_logits=True)
+    assert torch.allclose(kernel.logits(), decoder.logits([*ids, 17], 1)[0], atol=2e-3)
+
+
+def test_what_the_kernel_cannot_do_has_a_reason(tmp_path):
+    config = model(tmp_path, "qwen2", "fp16").config
+    check(config, (9, 0))
+    from dataclasses import replace
+
+    for change, capability, told in (
+        ({}, (8, 9), "needs compute capability 9.0 and this GPU has 8.9"),
+        ({"head_dim": 96}, (9, 0), "head sizes 64 and 128, not 96"),
+        ({"num_heads": 20}, (9, 0), "up to 8 query heads a key head, not 20 to 2"),
+        ({"intermediate_size": 400}, (9, 0), r"multiples of 32, not \(256, 400\)"),
+        ({"group_size": 32}, (9, 0), "groups of a multiple of 64, not 32"),
+    ):
+        with pytest.raises(Unsupported, match=told):
+            check(replace(config, **change), capability)
+
+
+SIZES = {
+    "0.5B": {"HIDDEN": 896, "INTER": 4864, "LAYERS": 24, "HEADS": 14, "KV_HEADS": 2, "HEAD_DIM": 64, "VOCAB": 151936,
+             "QKV_BIAS": 1, "QK_NORM": 0, "TIED": 1, "O_PARTS": 2, "DOWN_PARTS": 2},
+    "7B": {"HIDDEN": 3584, "INTER": 18944, "LAYERS": 28, "HEADS": 28, "KV_HEADS": 4, "HEAD_DIM": 128, "VOCAB": 152064,
+           "QKV_BIAS": 1, "QK_NORM": 0, "TIED": 0, "O_PARTS": 4, "DOWN_PARTS": 1},
+}  # fmt: skip
+
+
+@pytest.mark.skipif(not shutil.which("nvcc"), reason="needs nvcc")
+@pytest.mark.parametrize(("bits", "head_bits"), [(16, 16), (8, 8), (4, 16), (4, 8)])
+@pytest.mark.parametrize("name", SIZES)
+def test_the_kernel_compiles_and_spills_little(tmp_path, name, bits, head_bits):
+    unit = 128
+    sizes = SIZES[name] | {
+        "EPS": "1e-6", "BITS": bits, "HEAD_BITS": head_bits, "UNIT": unit, "O_UNIT": 64, "HEAD_UNIT": unit, "BF16": 0,
+        "WARPS": 7, "NUM_GRANULES": 12 if name == "0.5B" else 9,
+    }  # fmt: skip
+    (tmp_path / "step.cu").write_text(source(), encoding="utf-8")
+    command = ["nvcc", "-std=c++17", "-arch=sm_90", "-cubin", "-Xptxas", "-v", "step.cu", "-o", "k"]
+    command += [f"-D{key}={value}" for key, value in sizes.items()]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    spilled = int(done.stderr.split(" bytes spill stores")[0].split()[-1])
+    assert spilled <= (0 if name == "0.5B" else 600), done.stderr
+
+
+def test_shared_memory_and_blocks_suit_the_model(tmp_path):
+    config = model(tmp_path, "qwen2", "fp16").config
+    shape = geometry(config, 132)
+    assert shape.num_blocks == 48  # a tile of gate and up for each
+    assert shape.o_parts == 2 and shape.num_attending == 0
+    assert 4 <= shape.num_granules <= 32
