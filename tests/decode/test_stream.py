@@ -1,4 +1,4 @@
-"""Streams hold every number once, in the order in which the kernel's lanes read them; blocks have equally much to do."""
+"""Streams hold every number once, in the order in which lanes read them; blocks have equally much to do."""
 
 import numpy as np
 import pytest
