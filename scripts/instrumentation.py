@@ -1,11 +1,15 @@
 """What measuring costs: the same generation with bitbench's instruments and without, paired and interleaved.
 
-One process generates with transformers, token after token, in windows of some tokens. In every pair of neighbouring
-windows one, chosen at random, is instrumented: each token is copied to the host and its time taken, and another process
-looks at the device as a run's does, first when the window begins. So a window has one look at least, more than a run's
-share of two a second. Windows are short because a shared host changes its speed for seconds at a time, which falls out
-only between neighbours. Prints one JSON line: the Hodges-Lehmann estimate of log(with / without) over pairs (the
-median of their pairwise means, which single disturbances hardly move) and its 95% interval by Wilcoxon's signed ranks.
+One process generates with transformers, token after token, in windows of a few tokens; three neighbouring windows are,
+in random order: plain; timed, where each token is copied to the host and its time taken; and watched, where another
+process looks at the device too, as a run's does, once when the window begins. Windows are short because a shared
+host changes its speed for seconds at a time, which falls out only between neighbours. A watched window has its look
+more often than a run has one, so its cost is counted by the share of such windows that would have one in a run:
+
+    log(timed / plain) + share * log(watched / timed),   share = seconds of a window / LOOK_PERIOD_S
+
+Prints one JSON line: the Hodges-Lehmann estimate of this over threes (the median of their pairwise means, which single
+disturbances hardly move) and its 95% interval by Wilcoxon's signed ranks.
 
     python scripts/instrumentation.py shape:qwen2.5-0.5b --device cuda:0
 """
@@ -15,6 +19,7 @@ import json
 import math
 import multiprocessing
 import random
+import statistics
 import time
 from multiprocessing.connection import Connection
 from typing import Any
@@ -30,25 +35,31 @@ PROMPT = parse_workload("p40-n64")
 _NORMAL_QUANTILE = 1.96  # of 0.975
 
 
-class Windows:
-    """Hears of every token as a logits processor, which changes nothing; gathers seconds of windows, in pairs."""
+KINDS = ("plain", "timed", "watched")
+Three = dict[str, float]
+"""Seconds of three neighbouring windows, by kind."""
 
-    def __init__(self, watching: Any, size: int) -> None:
-        self._watching, self._size = watching, size
+
+class Windows:
+    """Hears of every token as a logits processor, which changes nothing; gathers seconds of windows, in threes."""
+
+    def __init__(self, look: Any, size: int) -> None:
+        self._look, self._size = look, size
         self._order = random.Random(1)
-        self.pairs: list[dict[bool, float]] = []
+        self.threes: list[Three] = []
         self.restart()
 
     def restart(self) -> None:
         """Before a generation: what is unfinished is forgotten, and so is the first window, which has the prompt."""
-        self._tokens, self._began, self._plan = -self._size, 0.0, []
-        self._found: dict[bool, float] = {}
-        self._instrumented = False
+        self._tokens, self._began = -self._size, 0.0
+        self._found: Three = {}
+        self._plan: list[str] = []
+        self._kind = "plain"
         self._ticks: list[float] = []
 
     def __call__(self, input_ids: Any, scores: Any) -> Any:
         """One more token."""
-        if self._instrumented:
+        if self._kind != "plain":
             input_ids[:, -1].cpu()
             self._ticks.append(time.monotonic())
         self._tokens += 1
@@ -59,19 +70,20 @@ class Windows:
     def _turn(self) -> None:
         now = time.monotonic()
         if self._tokens:
-            self._found[self._instrumented] = now - self._began
-        if len(self._found) == 2:
-            self.pairs.append(self._found)
+            self._found[self._kind] = now - self._began
+        if len(self._found) == len(KINDS):
+            self.threes.append(self._found)
             self._found = {}
         if not self._plan:
-            self._plan = self._order.sample([True, False], 2)
-        self._instrumented = self._plan.pop()
-        (self._watching.set if self._instrumented else self._watching.clear)()
+            self._plan = self._order.sample(KINDS, len(KINDS))
+        self._kind = self._plan.pop()
         self._began = time.monotonic()
+        if self._kind == "watched":
+            self._look.set()
 
 
-def worker(arguments: argparse.Namespace, watching: Any, pipe: Connection) -> None:
-    """Generate again and again, then send the pairs."""
+def worker(arguments: argparse.Namespace, look: Any, pipe: Connection) -> None:
+    """Generate again and again, then send the threes."""
     from bitbench.engines.hf_generate import generate
     from bitbench.engines.registry import engine
     from bitbench.methods.checkpoint import prepare
@@ -80,29 +92,25 @@ def worker(arguments: argparse.Namespace, watching: Any, pipe: Connection) -> No
     task = PrepareTask(model=parse_model(arguments.model), method=arguments.method, device=arguments.device)
     checkpoint = prepare(task, lambda _: None)
     model: Any = engine("transformers").load(checkpoint, parse_method(arguments.method), arguments.device, False)
-    ids, windows = PROMPT.token_ids(0, model.vocab_size()), Windows(watching, arguments.window)
+    ids, windows = PROMPT.token_ids(0, model.vocab_size()), Windows(look, arguments.window)
     pipe.send("ready")
     generate(model._model, ids, arguments.output_len, None, processors=[windows])  # meets every context length
-    windows.pairs.clear()
+    windows.threes.clear()
     ends = time.monotonic() + arguments.seconds
     while time.monotonic() < ends:
         windows.restart()
         generate(model._model, ids, arguments.output_len, None, processors=[windows])
-        watching.clear()
-    pipe.send([(pair[True], pair[False]) for pair in windows.pairs])
+    pipe.send(windows.threes)
 
 
-def watch(device: str, watching: Any, pipe: Connection) -> list[tuple[float, float]]:
-    """Look at the device while `watching` is set, until the worker sends seconds of windows, with and without."""
+def watch(device: str, look: Any, pipe: Connection) -> list[Three]:
+    """Look at the device each time `look` is set, until the worker sends what it found."""
     source = source_of(device)
     while not pipe.poll():
-        if not watching.wait(0.1):
-            continue
-        source.look()
-        next_s = time.monotonic() + LOOK_PERIOD_S
-        while watching.is_set() and time.monotonic() < next_s:
-            time.sleep(0.001)
-    found: list[tuple[float, float]] = pipe.recv()
+        if look.wait(0.1):
+            look.clear()
+            source.look()
+    found: list[Three] = pipe.recv()
     return found
 
 
@@ -119,37 +127,41 @@ def signed_rank_interval(values: list[float]) -> tuple[float, float, float]:
 
 
 def main() -> None:
-    """Run the pairs, print what they say."""
+    """Take the windows, print what they say."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model")
     parser.add_argument("--method", default="fp16")
     parser.add_argument("--device", default="cuda:0")
-    parser.add_argument("--seconds", type=float, default=300.0, help="how long to go on taking pairs")
-    parser.add_argument("--window", type=int, default=16, help="tokens")
-    parser.add_argument("--output-len", type=int, default=273, help="tokens of a generation")
+    parser.add_argument("--seconds", type=float, default=300.0, help="how long to go on")
+    parser.add_argument("--window", type=int, default=4, help="tokens")
+    parser.add_argument("--output-len", type=int, default=257, help="tokens of a generation")
     arguments = parser.parse_args()
     context = multiprocessing.get_context("spawn")
-    watching = context.Event()
+    look = context.Event()
     pipe, other = context.Pipe()
-    process = context.Process(target=worker, args=(arguments, watching, other))
+    process = context.Process(target=worker, args=(arguments, look, other))
     process.start()
     other.close()
     assert pipe.recv() == "ready"
-    pairs = watch(arguments.device, watching, pipe)
+    threes = watch(arguments.device, look, pipe)
     process.join()
-    logs = [math.log(on / off) for on, off in pairs]
-    estimate, low, high = signed_rank_interval(logs)
+    share = statistics.median(three["plain"] for three in threes) / LOOK_PERIOD_S
+    timed = [math.log(three["timed"] / three["plain"]) for three in threes]
+    watched = [math.log(three["watched"] / three["timed"]) for three in threes]
+    costs = {"ticks": timed, "one_look_a_window": watched}
+    costs["run"] = [a + share * b for a, b in zip(timed, watched, strict=True)]
     environment = collect(arguments.device)
-    result = {
+    result: dict[str, Any] = {
         **vars(arguments),
-        "seconds_of_windows": sum(on + off for on, off in pairs),
         "device_name": environment.device_name,
         "versions": environment.versions,
-        "num_pairs": len(logs),
-        "relative_difference": math.expm1(estimate),
-        "interval_95": [math.expm1(low), math.expm1(high)],
-        "log_ratios": [round(value, 5) for value in logs],
+        "num_threes": len(threes),
+        "share_of_windows_with_a_look": share,
     }
+    for name, values in costs.items():
+        estimate, low, high = signed_rank_interval(values)
+        result[name] = {"relative": math.expm1(estimate), "interval_95": [math.expm1(low), math.expm1(high)]}
+    result["windows_s"] = [[round(three[kind], 6) for kind in KINDS] for three in threes]
     print(json.dumps(result))
 
 
