@@ -8,6 +8,7 @@ places of a layer, by what a block has to do there. Appends one JSON line a meth
 """
 
 import argparse
+import itertools
 import json
 import statistics
 import time
@@ -105,18 +106,18 @@ def main() -> None:
     parser.add_argument("--output-len", type=int, default=128)
     parser.add_argument("--positions", type=int, default=256, help="teacher-forced, for the error; 0 leaves it out")
     parser.add_argument("--repeats", type=int, default=9)
-    parser.add_argument("--define", action="append", default=[], help="a macro of the kernel, NAME=VALUE")
+    parser.add_argument("--define", action="append", default=[], help="a variant of the kernel: NAME=VALUE,...")
     parser.add_argument("--stamps", action="store_true")
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
     environment = collect(DEVICE)
     room = -(-max(40 + arguments.positions, arguments.prompt_len + arguments.output_len) // 256) * 256
-    extra = dict(one.split("=", 1) for one in arguments.define)
+    variants = [dict(one.split("=", 1) for one in group.split(",") if one) for group in arguments.define or [""]]
     for method in arguments.method or ["fp16", "awq-int4"]:
         stored = STORED[method]
         task = PrepareTask(model=parse_model(arguments.model), method=stored, device=DEVICE)
         decoder = decoders.load(Path(prepare(task, lambda _: None).path), method, DEVICE)
-        for warps in arguments.warps or [NUM_WARPS]:
+        for warps, extra in itertools.product(arguments.warps or [NUM_WARPS], variants):
             kernel = on_cuda(decoder.forward, DEVICE, room, warps, extra)
             line: dict[str, Any] = {"model": arguments.model, "method": method, "warps": warps, "define": extra}
             line |= timed(
@@ -130,7 +131,11 @@ def main() -> None:
                 timed(profiled, decoder.config.vocab_size, arguments.prompt_len, arguments.output_len, 2)
                 line["cycles"] = where(profiled)
                 if arguments.out:
-                    raw = {"stamps": profiled.stamps().cpu(), "shares": profiled._buffers["shares"].cpu()}
+                    raw = {
+                        "granules": profiled._buffers["granule_stamps"].cpu(),
+                        "stamps": profiled.stamps().cpu(),
+                        "shares": profiled._buffers["shares"].cpu(),
+                    }
                     torch.save(raw, arguments.out.with_suffix(f".{method}.{len(extra)}.pt"))
                 for kind, row in line["cycles"].items():
                     print(f"  {kind:24}", row, flush=True)

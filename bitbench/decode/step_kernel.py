@@ -185,7 +185,7 @@ def on_cuda(
     names = fields(text)
     shared = GRANULE * shape.num_granules + _TAIL + shared_bytes(forward.config, num_warps)
     compiled.set_shared_memory_config(shared)
-    grid, block = (shape.num_blocks, 1, 1), (32 * (num_warps + 1), 1, 1)
+    grid, block = (shape.num_blocks, 1, 1), (32 * (num_warps + 1 + int(options.get("PROFILE", "0"))), 1, 1)
     kernel.launch = lambda arguments: compiled(grid, block, [*(arguments[name] for name in names), 0], shared)
     return kernel
 
@@ -225,6 +225,7 @@ def _buffers(forward: Forward, found: Streams, num_blocks: int, device: str, roo
         "times": zeros(_MOST_STEPS + 1),
         "steps_done": zeros(1, dtype=torch.int32),
         "stamps": zeros(num_blocks, c.num_layers + 1, *_STAMPS, dtype=torch.int32),
+        "granule_stamps": zeros(num_blocks, found.packed.shape[1] // GRANULE, 2, dtype=torch.int32),
         "stream_granules": found.packed.shape[1] // GRANULE,
         "context": room,
         "max_splits": max_splits,

@@ -14,7 +14,7 @@ from bitbench.decode.matrix import Dense, Int4Groups, Int8Rows, Matrix
 from bitbench.decode.tiles import Parts, parts, regrouped, unit_inputs
 from bitbench.decode.weights import LayerWeights, Weights
 
-GRANULE = 16384
+GRANULE = 8192
 """Streams are copied in pieces of this size, so they are padded to a multiple of it."""
 
 

@@ -60,7 +60,7 @@ DEVICE void receive_heads(const Step& s, int layer, int kv, int position, u32 ta
       UNROLL
       for (int j = 0; j < each; ++j) {
         const u64 p = load_packet(from + row + lane() + 32 * j), q = load_packet(from + row + turn + lane() + 32 * j);
-        all &= (u32)(p >> 32) == tag && (u32)(q >> 32) == tag;
+        all &= is_tagged(p, tag) && is_tagged(q, tag);
         first[round][j] = as_float((u32)p), second[round][j] = as_float((u32)q);
       }
     }
@@ -308,7 +308,7 @@ DEVICE void join(const Step& s, int head, int splits, u32 tag, AttentionScratch&
     do {
       load_packets(from + d, p, q);
       load_packets(from + HEAD_DIM, m, n);
-    } while ((u32)(p >> 32) != tag || (u32)(q >> 32) != tag || (u32)(m >> 32) != tag || (u32)(n >> 32) != tag);
+    } while (!is_tagged(p, tag) || !is_tagged(q, tag) || !is_tagged(m, tag) || !is_tagged(n, tag));
     const float theirs = as_float((u32)m), top = theirs > most ? theirs : most;
     const float old = exp2_fast(most - top), now = exp2_fast(theirs - top);
     most = top, total = fmaf(as_float((u32)n), now, total * old);

@@ -3,6 +3,7 @@
 // another. The other warps wait for the granules they read and tell when they will not read them again.
 
 static_assert(NUM_GRANULES <= 32, "a lane for each granule");
+static_assert(IN_FLIGHT < NUM_GRANULES, "more are never under way");
 
 struct Ring {
   const u8* bytes;  // [RING + TAIL], shared; the tail repeats the beginning
@@ -41,25 +42,44 @@ struct Ring {
   }
 };
 
-// One thread copies `num_granules` again and again, for `num_steps` steps. It shares its scheduler with warps that
-// compute, so what it does for a granule is little, and granules are large.
-DEVICE void produce(u8* ring, u64* full, u64* empty, const u8* stream, u32 num_granules, int num_steps) {
+// One thread copies `num_granules` again and again, for `num_steps` steps. Of the first `num_paced` only IN_FLIGHT are under
+// way at a time: what the blocks exchange would queue up behind more (docs/log.md), and memory is kept busy by so many.
+DEVICE void produce(
+    u8* ring, u64* full, u64* empty, const u8* stream, u32 num_granules, u32 num_paced, int num_steps, u32* issued) {
   const u64 policy = read_once_policy();
   u32 slot = 0, parity = 1;  // a fresh barrier counts as if the round before the first had passed
+  u32 before = NUM_GRANULES - IN_FLIGHT, parity_before = 1;  // of the granule IN_FLIGHT earlier
   NO_UNROLL
   for (int step = 0; step < num_steps; ++step) {
     const u8* from = stream;
     NO_UNROLL
     for (u32 i = 0; i < num_granules; ++i, from += GRANULE) {
       mbarrier_wait(empty + slot, parity);
+      if (i < num_paced) mbarrier_wait(full + before, parity_before);
+      if (PROFILE) issued[2 * i] = cycles();
       mbarrier_expect(full + slot, slot ? GRANULE : GRANULE + TAIL);
       bulk_copy(ring + slot * GRANULE, from, GRANULE, full + slot, policy);
       if (slot == 0) bulk_copy(ring + RING, from, TAIL, full + slot, policy);
       if (++slot == NUM_GRANULES) slot = 0, parity ^= 1;
+      if (++before == NUM_GRANULES) before = 0, parity_before ^= 1;
     }
   }
   // No copy may be under way when the block ends, and for padding nobody else waits.
   const u32 n = num_granules * num_steps;
   for (u32 i = n < NUM_GRANULES ? 0 : n - NUM_GRANULES; i < n; ++i)
     mbarrier_wait(full + i % NUM_GRANULES, i / NUM_GRANULES & 1);
+}
+
+// With PROFILE: when each granule had arrived.
+DEVICE void watch(u64* full, u32 num_granules, int num_steps, u32* arrived) {
+  u32 slot = 0, parity = 0;
+  NO_UNROLL
+  for (int step = 0; step < num_steps; ++step) {
+    NO_UNROLL
+    for (u32 i = 0; i < num_granules; ++i) {
+      mbarrier_wait(full + slot, parity);
+      arrived[2 * i + 1] = cycles();
+      if (++slot == NUM_GRANULES) slot = 0, parity ^= 1;
+    }
+  }
 }

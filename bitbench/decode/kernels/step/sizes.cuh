@@ -12,8 +12,14 @@
 #ifndef NAP
 #define NAP 0  // nanoseconds between two looks at packets
 #endif
+#ifndef FREE
+#define FREE 0
+#endif
 #define THREADS (32 * WARPS)
-#define BLOCK_THREADS (THREADS + 32)  // the last warp is the producer
-#define GRANULE 16384
+#define BLOCK_THREADS (THREADS + 32 + 32 * PROFILE)  // the last warp is the producer; with PROFILE another watches
+#define GRANULE 8192
+#ifndef IN_FLIGHT
+#define IN_FLIGHT 2  // granules asked for and not there yet, at most, but for lm_head's
+#endif
 #define RING (GRANULE * NUM_GRANULES)
 #define TAIL 4096

@@ -61,6 +61,7 @@ struct Share {
   FIELD(u64*, times)             /* [1 + num_steps]: when the first began and each ended, nanoseconds by the GPU */   \
   FIELD(u32*, steps_done)        /* since the packets were cleared */                                                 \
   FIELD(u32*, stamps)            /* [blocks][LAYERS + 1][NUM_PRODUCTS][PLACES], cycles; only with PROFILE */          \
+  FIELD(u32*, granule_stamps)    /* [blocks][stream_granules][2]: when asked for, when there; only with PROFILE */      \
   FIELD(int, stream_granules)    /* from one block's stream to the next */                                            \
   FIELD(int, context)            /* positions in cos_sin and in the cache, a multiple of 32 */                        \
   FIELD(int, max_splits)         /* in `parts` */                                                                     \
@@ -132,7 +133,7 @@ struct Residual {
         UNROLL
         for (int p = 0; p < parts; ++p)
           UNROLL
-          for (int k = 0; k < 4; ++k) all &= (u32)(a[i][p][k] >> 32) == tag;
+          for (int k = 0; k < 4; ++k) all &= is_tagged(a[i][p][k], tag);
     } while (!all);
     UNROLL
     for (int i = 0; i < EIGHTS_EACH; ++i)
@@ -248,7 +249,7 @@ DEVICE int choose(const Step& s, u64 best, u32 tag, Shared& m) {
   for (int i = thread(); i < num_blocks(); i += THREADS) {
     u64 a, b;
     do load_packets(s.best + 2 * i, a, b);
-    while ((u32)(a >> 32) != tag || (u32)(b >> 32) != tag);
+    while (!is_tagged(a, tag) || !is_tagged(b, tag));
     const u64 one = a << 32 | (u32)b;
     best = one > best ? one : best;
   }
@@ -407,7 +408,14 @@ KERNEL decode_steps(STEP(AS_PARAMETER) int unused) {
   }
   block_sync_all();
   if (thread() >= THREADS) {
-    if (thread() == THREADS) produce(bytes, m.full, m.empty, stream_of(s, block()), m.share.num_granules, s.num_steps);
+    u32* times = s.granule_stamps + (u64)block() * s.stream_granules * 2;
+    if (thread() == THREADS)
+      produce(
+          bytes, m.full, m.empty, stream_of(s, block()), m.share.num_granules, m.share.head_offset / GRANULE,
+          s.num_steps, times);
+#if PROFILE
+    if (thread() == THREADS + 32) watch(m.full, m.share.num_granules, s.num_steps, times);
+#endif
     return;
   }
   Ring ring = {bytes, m.full, m.empty, 0, 0, 0};
