@@ -71,7 +71,7 @@ def linear_layers(model: Any) -> Iterator[LinearLayer]:
             in_features=module.in_features,
             forward=module,
             weight=_weight(name, module, tensors, model),
-            bias=getattr(module, "bias", None),
+            bias=_bias(name, module, tensors, model),
             dtype=model.dtype,
             device=model.device,
             outlier_threshold=float(module.state.threshold) if is_int8 else 0.0,
@@ -98,6 +98,14 @@ def _weight(name: str, module: Any, tensors: CheckpointTensors, model: Any) -> C
     if kind == "Linear4bit" and module.weight.quant_state.quant_type == "nf4":
         by_kind[kind] = lambda: nf4_by_block(stored(), module.weight.quant_state.blocksize)
     return by_kind.get(kind)
+
+
+def _bias(name: str, module: Any, tensors: CheckpointTensors, model: Any) -> Any:
+    """[O] or None; from the checkpoint too, since gptqmodel's Marlin reorders its own."""
+    own = getattr(module, "bias", None)
+    if own is None or not tensors.has(f"{name}.bias"):
+        return own
+    return tensors.read(f"{name}.bias", model.device).to(model.dtype)
 
 
 def _tied_name(module: Any, model: Any) -> str:

@@ -33,7 +33,7 @@ EndedBy = Literal["precision", "budget", "processes", "failure", "interrupt"]
 # A worker that is measuring when the budget ends finishes its prompt; after this it is ended.
 _GRACE_S = 60.0
 # How long warm-up may wait for samples to agree: a few prompts of the slowest row seen (70 ms a token), or one or two.
-_SETTLE_S, _QUICK_SETTLE_S = 20.0, 4.0
+_SETTLE_S, _QUICK_SETTLE_S = 20.0, 2.0
 # A failure that will come again: not tried again by --resume.
 _LASTING = ("unsupported", "out_of_memory", "incorrect", "load_error")
 

@@ -3,7 +3,7 @@
 import bitsandbytes
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from bitbench.engines.linear_layers import NF4, int8_by_row, nf4_by_block
 from bitbench.engines.transformers import TransformersEngine
@@ -54,6 +54,19 @@ def test_awq_is_read_from_its_three_tensors(folder, tmp_path):
         expected = awq_layout.dequantize(*awq_layout.round_to_nearest(source[f"{name}.weight"], 32))
         assert torch.equal(layer.weight(), expected)
         assert layer.arithmetic == "16bit"
+
+
+def test_a_bias_is_read_from_the_checkpoint_too(tmp_path):
+    folder = write_tiny(tmp_path / "m", "Qwen2")
+    name = "model.layers.0.self_attn.q_proj"
+    tensors = load_file(folder / "model.safetensors")
+    tensors[f"{name}.bias"] = torch.randn_like(tensors[f"{name}.bias"])
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    model = TransformersEngine().load(checkpoint(folder), parse_method("bf16"), "cpu", False)
+    module = model._model.get_submodule(name)
+    module.bias.data = module.bias.data.flip(0)  # as a kernel that wants another order does
+    layer = next(one for one in model.linear_layers() if one.name == name)
+    assert torch.equal(layer.bias, tensors[f"{name}.bias"].to(torch.bfloat16))
 
 
 def test_a_checkpoint_that_cannot_be_read_has_unknown_matrices(folder, tmp_path):
