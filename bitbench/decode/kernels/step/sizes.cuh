@@ -19,7 +19,7 @@
 #define BLOCK_THREADS (THREADS + 32 + 32 * PROFILE)  // the last warp is the producer; with PROFILE another watches
 #define GRANULE 8192
 #ifndef IN_FLIGHT
-#define IN_FLIGHT 2  // granules asked for and not there yet, at most, but for lm_head's
+#define IN_FLIGHT (BITS == 4 ? 1 : 2)  // granules asked for and not there yet, at most, but for lm_head's
 #endif
 #define RING (GRANULE * NUM_GRANULES)
 #define TAIL 4096
