@@ -1,6 +1,8 @@
 """A cache of their own for all tests, and the demo checkpoint, converted once for all test processes."""
 
 import fcntl
+import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -8,6 +10,10 @@ import pytest
 
 from bitbench.facts.messages import Checkpoint, PrepareTask
 from bitbench.facts.models import parse_model
+
+# Without a GPU Triton's kernels run under its interpreter, which must be asked for before anything imports Triton.
+if not shutil.which("nvidia-smi"):
+    os.environ.setdefault("TRITON_INTERPRET", "1")
 
 
 @pytest.fixture(scope="session")

@@ -7,6 +7,7 @@ from typing import Any
 from bitbench.decode.config import DecoderConfig
 from bitbench.decode.forward import Forward, new_cache
 from bitbench.decode.step_source import NUM_WARPS, fields, macros, source
+from bitbench.decode.steps import OneSequence
 from bitbench.decode.stream import GRANULE, Blocks, Streams, streams
 from bitbench.decode.tiles import MOST_TILES, ROWS
 from bitbench.decode.weights import Weights
@@ -91,7 +92,7 @@ def shared_bytes(config: DecoderConfig, num_warps: int) -> int:
 
 
 @dataclass(slots=True)
-class StepKernel:
+class StepKernel(OneSequence):
     """One sequence on one GPU: `start` reads a prompt, `advance` chooses more tokens on the device.
 
     All blocks must be able to run at once, which is so for one a multiprocessor.

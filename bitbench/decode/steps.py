@@ -10,9 +10,13 @@ from bitbench.decode.forward import Forward, new_cache
 
 
 class Steps(Protocol):
-    """One sequence: `start` reads a prompt and chooses its first token, `advance` chooses more."""
+    """`start` reads a prompt and chooses its first token, `advance` chooses more.
+
+    Of a batch, all sequences are equally long, and what does not say `all` is about the first.
+    """
 
     room: int
+    batch_size: int
 
     def start(self, ids: Sequence[int]) -> None:
         """Read the prompt."""
@@ -35,56 +39,116 @@ class Steps(Protocol):
     def kv_cache_bytes(self) -> int:
         """Keys and values, as allocated."""
 
+    def start_all(self, ids: Sequence[Sequence[int]]) -> None:
+        """Read a prompt for each sequence."""
 
-class PlainSteps:
+    def force_all(self, tokens: Sequence[int]) -> None:
+        """The next step reads these tokens instead of those chosen."""
+
+    def all_logits(self) -> Any:
+        """float32 [batch, vocab], like `logits`."""
+
+    def all_tokens(self, first: int, count: int) -> list[list[int]]:
+        """Like `tokens`, [batch][count]."""
+
+
+class OneSequence:
+    """The batch's side of what runs one sequence."""
+
+    batch_size = 1
+
+    def start_all(self: Steps, ids: Sequence[Sequence[int]]) -> None:
+        """Read the only prompt."""
+        (only,) = ids
+        self.start(only)
+
+    def force_all(self: Steps, tokens: Sequence[int]) -> None:
+        """As `force`."""
+        (only,) = tokens
+        self.force(only)
+
+    def all_logits(self: Steps) -> Any:
+        """float32 [1, vocab]."""
+        return self.logits()[None]
+
+    def all_tokens(self: Steps, first: int, count: int) -> list[list[int]]:
+        """[1][count]."""
+        return [self.tokens(first, count)]
+
+
+class FirstOfAll:
+    """One sequence's side of what runs a batch."""
+
+    def start(self: Steps, ids: Sequence[int]) -> None:
+        """Read the only prompt."""
+        self.start_all([ids])
+
+    def force(self: Steps, token: int) -> None:
+        """Of the only sequence."""
+        self.force_all([token])
+
+    def logits(self: Steps) -> Any:
+        """float32 [vocab], of the last step or the prompt."""
+        return self.all_logits()[0]
+
+    def tokens(self: Steps, first: int, count: int) -> list[int]:
+        """The tokens chosen for these positions."""
+        return self.all_tokens(first, count)[0]
+
+
+class PlainSteps(FirstOfAll):
     """The plain forward, a token at a time, on any device."""
 
-    def __init__(self, config: DecoderConfig, forward: Forward, dtype: Any, device: str, room: int) -> None:
+    def __init__(
+        self, config: DecoderConfig, forward: Forward, dtype: Any, device: str, room: int, *, batch_size: int = 1
+    ) -> None:
         import torch
 
-        self.room = room
+        self.room, self.batch_size = room, batch_size
         self._forward, self._device = forward, device
-        self._cache = new_cache(config, 1, room, dtype, device)
-        self._output = torch.zeros(room + 1, dtype=torch.long, device=device)
-        self._logits = torch.zeros(config.vocab_size, device=device)
+        self._cache = new_cache(config, batch_size, room, dtype, device)
+        self._output = torch.zeros(batch_size, room + 1, dtype=torch.long, device=device)
+        self._logits = torch.zeros(batch_size, config.vocab_size, device=device)
         self._ends_s: list[float] = []
 
-    def start(self, ids: Sequence[int]) -> None:
-        """Read the prompt."""
+    def start_all(self, ids: Sequence[Sequence[int]]) -> None:
+        """Read the prompts."""
         import torch
 
         self._cache.length = 0
-        self._append(torch.tensor([list(ids)], device=self._device))
+        self._append(torch.tensor([list(row) for row in ids], device=self._device))
 
     def advance(self, num_steps: int, keep_logits: bool = False) -> None:
         """So many more tokens."""
         self._ends_s = [time.perf_counter()]
         for _ in range(num_steps):
-            self._append(self._output[self._cache.length].reshape(1, 1))
+            self._append(self._output[:, self._cache.length, None])
             self._ends_s.append(time.perf_counter())
 
     def step_times_s(self) -> tuple[float, ...]:
         """By the host's clock."""
         return tuple(after - before for before, after in pairwise(self._ends_s))
 
-    def _append(self, ids_1S: Any) -> None:
+    def _append(self, ids_BS: Any) -> None:
         import torch
 
         with torch.inference_mode():
-            self._logits.copy_(self._forward.logits(ids_1S, self._cache)[0, -1])
-            self._output[self._cache.length] = self._logits.argmax()
+            self._logits.copy_(self._forward.logits(ids_BS, self._cache)[:, -1])
+            self._output[:, self._cache.length] = self._logits.argmax(dim=-1)
 
-    def force(self, token: int) -> None:
-        """The next step reads this token instead of the one chosen."""
-        self._output[self._cache.length] = token
+    def force_all(self, tokens: Sequence[int]) -> None:
+        """The next step reads these tokens instead of those chosen."""
+        import torch
 
-    def logits(self) -> Any:
-        """float32 [vocab], of the last step or the prompt."""
+        self._output[:, self._cache.length] = torch.as_tensor(tokens, device=self._device)
+
+    def all_logits(self) -> Any:
+        """float32 [batch, vocab], of the last step or the prompts."""
         return self._logits
 
-    def tokens(self, first: int, count: int) -> list[int]:
+    def all_tokens(self, first: int, count: int) -> list[list[int]]:
         """The tokens chosen for these positions."""
-        found: list[int] = self._output[first : first + count].tolist()
+        found: list[list[int]] = self._output[:, first : first + count].tolist()
         return found
 
     def kv_cache_bytes(self) -> int:

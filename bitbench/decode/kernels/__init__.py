@@ -1,0 +1,1 @@
+"""The decoder's fast kernels: `step`, CUDA C++ for new GPUs, and `triton`."""

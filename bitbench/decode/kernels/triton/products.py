@@ -1,0 +1,132 @@
+"""A few vectors times a matrix as it is stored: y = x W^T, reference `forward.multiply`.
+
+A program makes some rows of the result. One vector is multiplied number by number; more of them go to the tensor cores,
+filled up to 16. Sums are float32. Stored numbers become floats by writing them into the low bits of 2^23, whose
+neighbours are 1 apart, which is faster than a conversion on most GPUs; E4M3 by shifting its bits into a half's, which
+needs no FP8 hardware and whose missing factor of 256 is in the scales (operands.py).
+Shapes: B vectors, I inputs, O outputs, J stored elements of a row (numbers, or words of eight 4-bit numbers), G groups.
+"""
+
+from typing import Any
+
+import triton
+import triton.language as tl
+
+from bitbench.decode.operands import Operand
+from bitbench.decode.tuning import Blocks
+
+COLUMNS = 16
+
+
+@triton.jit
+def _whole(bits, offset):
+    """An integer from 0 to 2^23 less `offset`, float32."""
+    return (bits | 0x4B000000).to(tl.float32, bitcast=True) - (offset + 8388608.0)
+
+
+@triton.jit
+def _meaning(element, FORMAT: tl.constexpr):
+    """A stored 8- or 16-bit number without its scale, float32."""
+    if FORMAT == "int8":
+        return _whole((element ^ 0x80).to(tl.int32), 128.0)
+    elif FORMAT == "fp8":
+        wide = element.to(tl.int16)
+        return (((wide & 0x80) << 8) | ((wide & 0x7F) << 7)).to(tl.float16, bitcast=True).to(tl.float32)
+    else:
+        return element.to(tl.float32)
+
+
+@triton.jit
+def _rows(
+    x, numbers, scales, zeros, first_row, num_rows, batch,
+    INPUTS: tl.constexpr, ELEMENTS: tl.constexpr, FORMAT: tl.constexpr, RUN: tl.constexpr, GROUP: tl.constexpr,
+    MANY: tl.constexpr, BLOCK_O: tl.constexpr, BLOCK_J: tl.constexpr, STAGES: tl.constexpr,
+):  # fmt: skip
+    """Some rows of the result in float32, [BLOCK_O] or [BLOCK_O, 16]: scaled where scales belong to groups."""
+    row_O = first_row + tl.arange(0, BLOCK_O)
+    column_B = tl.arange(0, 16)
+    in_range_O1 = (row_O < num_rows)[:, None]
+    sum_OJ = tl.full((BLOCK_O, 1 if MANY else BLOCK_J), 0.0, tl.float32)
+    sum_OB = tl.full((BLOCK_O, 16 if MANY else 1), 0.0, tl.float32)
+    for start in tl.range(0, ELEMENTS, BLOCK_J, num_stages=STAGES):
+        j_J = start + tl.arange(0, BLOCK_J)
+        at_OJ = row_O.to(tl.int64)[:, None] * ELEMENTS + j_J[None, :]
+        element_OJ = tl.load(numbers + at_OJ, mask=in_range_O1 & (j_J < ELEMENTS)[None, :], other=0)
+        if FORMAT == "int4":
+            # Nibble k of word j of a chunk of 128 inputs is input 16 k + j (operands.py).
+            for k in tl.static_range(8):
+                i_J = j_J // 16 * 128 + 16 * k + j_J % 16
+                used_J = i_J < INPUTS
+                if k % RUN == 0:  # otherwise the group is that of the last k
+                    group_OJ = (i_J // GROUP)[None, :] * num_rows + row_O[:, None]
+                    has_OJ = used_J[None, :] & in_range_O1
+                    scale_OJ = tl.load(scales + group_OJ, mask=has_OJ, other=0.0).to(tl.float32)
+                    zero_OJ = tl.load(zeros + group_OJ, mask=has_OJ, other=0).to(tl.float32)
+                w_OJ = _whole((element_OJ >> (4 * k)) & 15, zero_OJ) * scale_OJ
+                if MANY:
+                    at_JB = column_B[None, :] * INPUTS + i_J[:, None]
+                    x_JB = tl.load(x + at_JB, mask=used_J[:, None] & (column_B < batch)[None, :], other=0.0)
+                    sum_OB = tl.dot(w_OJ.to(x_JB.dtype), x_JB, sum_OB, input_precision="ieee")
+                else:
+                    sum_OJ += w_OJ * tl.load(x + i_J, mask=used_J, other=0.0).to(tl.float32)[None, :]
+        else:
+            w_OJ = _meaning(element_OJ, FORMAT)
+            if MANY:
+                at_JB = column_B[None, :] * INPUTS + j_J[:, None]
+                used_JB = (j_J < INPUTS)[:, None] & (column_B < batch)[None, :]
+                x_JB = tl.load(x + at_JB, mask=used_JB, other=0.0)
+                sum_OB = tl.dot(w_OJ.to(x_JB.dtype), x_JB, sum_OB, input_precision="ieee")
+            else:
+                sum_OJ += w_OJ * tl.load(x + j_J, mask=j_J < INPUTS, other=0.0).to(tl.float32)[None, :]
+    if MANY:
+        return sum_OB
+    else:
+        return tl.sum(sum_OJ, axis=1)[:, None]
+
+
+@triton.jit
+def _product(
+    x, numbers, scales, zeros, bias, y, num_rows, batch,
+    INPUTS: tl.constexpr, ELEMENTS: tl.constexpr, FORMAT: tl.constexpr, RUN: tl.constexpr, GROUP: tl.constexpr,
+    BIAS: tl.constexpr, SILU: tl.constexpr, MANY: tl.constexpr,
+    BLOCK_O: tl.constexpr, BLOCK_J: tl.constexpr, STAGES: tl.constexpr,
+):  # fmt: skip
+    first_row = tl.program_id(0) * BLOCK_O
+    num_out = num_rows // 2 if SILU else num_rows
+    row_O = first_row + tl.arange(0, BLOCK_O)
+    y_OB = _rows(
+        x, numbers, scales, zeros, first_row, num_rows, batch,
+        INPUTS, ELEMENTS, FORMAT, RUN, GROUP, MANY, BLOCK_O, BLOCK_J, STAGES,
+    )  # fmt: skip
+    by_row: tl.constexpr = FORMAT == "int8" or FORMAT == "fp8"  # noqa: PLR1714
+    if by_row:
+        y_OB *= tl.load(scales + row_O, mask=row_O < num_rows, other=0.0)[:, None]
+    if BIAS:
+        y_OB += tl.load(bias + row_O, mask=row_O < num_rows, other=0.0).to(tl.float32)[:, None]
+    if SILU:
+        up_OB = _rows(
+            x, numbers, scales, zeros, first_row + num_out, num_rows, batch,
+            INPUTS, ELEMENTS, FORMAT, RUN, GROUP, MANY, BLOCK_O, BLOCK_J, STAGES,
+        )  # fmt: skip
+        if by_row:
+            up_OB *= tl.load(scales + num_out + row_O, mask=row_O < num_out, other=0.0)[:, None]
+        y_OB = y_OB / (1.0 + tl.exp(-y_OB)) * up_OB
+    column_B = tl.arange(0, 16 if MANY else 1)
+    at_OB = column_B.to(tl.int64)[None, :] * num_out + row_O[:, None]
+    tl.store(y + at_OB, y_OB.to(y.dtype.element_ty), mask=(row_O < num_out)[:, None] & (column_B < batch)[None, :])
+
+
+def product(x_BI: Any, w: Operand, y_BO: Any, blocks: Blocks, *, bias_O: Any | None = None, silu: bool = False) -> None:
+    """Write x W^T (+ bias) to `y_BO` in its type. With `silu` the rows of W are gate's, then up's, and y has half as
+    many: silu(gate) x up. Vectors lie one after another; at most 16.
+    """
+    batch, rows = x_BI.shape[0], w.shape[0]
+    assert batch <= COLUMNS and x_BI.is_contiguous() and y_BO.is_contiguous()
+    outputs = rows // 2 if silu else rows
+    _product[(triton.cdiv(outputs, blocks.rows),)](
+        x_BI, w.numbers, w.scales, w.zeros, bias_O, y_BO, rows, batch,
+        INPUTS=w.shape[1], ELEMENTS=w.numbers.shape[1], FORMAT=w.format, RUN=w.run, GROUP=w.group_size,
+        BIAS=bias_O is not None, SILU=silu, MANY=batch > 1,
+        BLOCK_O=blocks.rows, BLOCK_J=blocks.elements, STAGES=blocks.num_stages,
+        num_warps=blocks.num_warps, num_stages=blocks.num_stages,
+    )  # fmt: skip

@@ -1,0 +1,70 @@
+"""Matrices as the Triton products read them (kernels/triton/products.py).
+
+16- and 8-bit numbers stay where they are. 4-bit numbers are packed anew, eight in a word, so that each of the eight
+meets neighbouring inputs: nibble k, from the lowest, of word j of a chunk of 128 inputs is input 16 k + j of it; inputs
+are filled up to whole chunks. Shapes: O outputs, I inputs, G groups of inputs, C chunks, J elements of a row.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from bitbench.decode.matrix import Dense, Int4Groups, Int8Rows, Matrix
+from bitbench.facts.errors import Unsupported
+
+CHUNK = 128
+_SLICE = 16
+"""Neighbouring inputs that the same nibble of neighbouring words holds."""
+Format = Literal["16bit", "int8", "int4"]
+
+
+@dataclass(frozen=True, slots=True)
+class Operand:
+    """`numbers` [O, J]; `scales` float32 [O] for 8 bits, and for 4 bits like `zeros` [G, O]; None where there are none.
+
+    `run` is after how many slices of 16 inputs, at the earliest, a chunk's group changes (8: not within a chunk).
+    """
+
+    format: Format
+    shape: tuple[int, int]
+    numbers: Any
+    scales: Any | None = None
+    zeros: Any | None = None
+    group_size: int = CHUNK
+    run: int = CHUNK // _SLICE
+
+
+def operand(matrix: Matrix) -> Operand:
+    """Raises Unsupported for groups that the kernel cannot read."""
+    import torch
+
+    if isinstance(matrix, Dense):
+        return Operand("16bit", matrix.shape, matrix.weight_OI.contiguous())
+    if isinstance(matrix, Int8Rows):
+        return Operand("int8", matrix.shape, matrix.q_OI.contiguous().view(torch.uint8), matrix.scale_O.float())
+    assert isinstance(matrix, Int4Groups)
+    size = matrix.group_size
+    if size % _SLICE:
+        raise Unsupported(f"the Triton kernels need groups of a multiple of {_SLICE}, not {size}")
+    scales_GO, zeros_GO = matrix.scale_OG.T.contiguous(), matrix.zero_OG.T.contiguous()
+    run = math.gcd(size, CHUNK) // _SLICE
+    return Operand("int4", matrix.shape, words(matrix.q_OP), scales_GO, zeros_GO, size, run)
+
+
+def words(q_OP: Any) -> Any:
+    """Two neighbouring 4-bit numbers in a byte to words, int32 [O, 16 C]."""
+    import torch
+
+    # A few rows at a time: the numbers one by one take eight times as much memory as packed ones.
+    return torch.cat([_words(part_OP) for part_OP in q_OP.split(4096)])
+
+
+def _words(q_OP: Any) -> Any:
+    import torch
+
+    q_OI = torch.stack((q_OP & 15, q_OP >> 4), dim=-1).flatten(1).to(torch.int32)
+    filled_OI = torch.nn.functional.pad(q_OI, (0, -q_OI.shape[1] % CHUNK))
+    q_OCKJ = filled_OI.reshape(len(filled_OI), -1, CHUNK // _SLICE, _SLICE)
+    shifts_K1 = 4 * torch.arange(CHUNK // _SLICE, dtype=torch.int32, device=q_OP.device)[:, None]
+    # Different nibbles: their sum is their union.
+    return (q_OCKJ << shifts_K1).sum(dim=2, dtype=torch.int32).flatten(1)

@@ -1,0 +1,237 @@
+"""Greedy decode steps of up to 16 sequences by Triton kernels (kernels/triton), a step captured once as a CUDA graph.
+
+On a CPU the same kernels run one by one under Triton's interpreter, where TRITON_INTERPRET=1 asks for it: a check, not
+a way to decode. Shapes: B sequences, L positions of the cache.
+"""
+
+import os
+import shutil
+import sysconfig
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from bitbench.decode.config import DecoderConfig
+from bitbench.decode.forward import Forward, new_cache
+from bitbench.decode.operands import Operand, operand
+from bitbench.decode.steps import FirstOfAll
+from bitbench.decode.tuning import Tuning, defaults
+from bitbench.facts.errors import Unsupported
+
+MAX_BATCH = 16
+_CAPABILITY, _BF16_CAPABILITY = (7, 5), (8, 0)
+
+
+def check(config: DecoderConfig, dtype: Any, capability: tuple[int, int], batch_size: int = 1) -> None:
+    """Raises Unsupported, naming what these kernels can do."""
+    import torch
+
+    has = ".".join(map(str, capability))
+    if capability < _CAPABILITY:
+        raise Unsupported(f"the Triton kernels need compute capability 7.5 and this GPU has {has}")
+    if dtype == torch.bfloat16 and capability < _BF16_CAPABILITY:
+        raise Unsupported(f"bfloat16 needs compute capability 8.0 and this GPU has {has}: float16 runs here")
+    if batch_size > MAX_BATCH:
+        raise Unsupported(f"the Triton kernels decode up to {MAX_BATCH} sequences at once, not {batch_size}")
+    if config.num_heads % config.num_kv_heads:
+        raise Unsupported(
+            f"the Triton kernels need equally many query heads for each key head, not {config.num_heads} for "
+            f"{config.num_kv_heads}"
+        )
+
+
+def check_tools() -> None:
+    """Whether what Triton needs to compile is here. Raises Unsupported, naming what to install."""
+    if not find_spec("triton"):
+        raise Unsupported("the decoder needs Triton on this GPU: pip install triton")
+    if not os.environ.get("CC") and not any(shutil.which(name) for name in ("clang", "gcc")):
+        raise Unsupported("Triton needs a C compiler: install gcc (apt install gcc), or set CC")
+    headers = sysconfig.get_paths()["include"]
+    if not (Path(headers) / "Python.h").exists():
+        raise Unsupported(f"Triton needs Python.h in {headers}: install Python's headers (apt install python3-dev)")
+
+
+@dataclass(frozen=True, slots=True)
+class _Operands:
+    """The matrices of one layer."""
+
+    qkv: Operand
+    o: Operand
+    gate_up: Operand
+    down: Operand
+
+
+class TritonSteps(FirstOfAll):
+    """A batch of sequences on one device; on a GPU use `on_cuda`."""
+
+    def __init__(
+        self,
+        forward: Forward,
+        device: str,
+        room: int,
+        batch_size: int = 1,
+        *,
+        tuning: Tuning,
+        multiprocessors: int,
+    ) -> None:
+        import torch
+
+        self.room, self.batch_size = room, batch_size
+        self._forward, self._device, self._tuning = forward, device, tuning
+        c, w = forward.config, forward.weights
+        self._head = operand(w.head)
+        self._embedding = self._head if w.embedding is w.head else operand(w.embedding)
+        self._layers = [_Operands(*(operand(m) for m in (x.qkv, x.o, x.gate_up, x.down))) for x in w.layers]
+        dtype = w.final_norm.dtype
+        self._cache = new_cache(c, batch_size, room, dtype, device)
+
+        def empty(width: int) -> Any:
+            return torch.zeros(batch_size, width, dtype=dtype, device=device)
+
+        self._x, self._normed, self._delta = (empty(c.hidden_size) for _ in range(3))
+        self._qkv, self._attended = empty(c.q_size + 2 * c.kv_size), empty(c.q_size)
+        self._inner = empty(c.intermediate_size)
+        self._num_parts = self._tuning.num_parts(room, batch_size * c.num_kv_heads, multiprocessors)
+        self._parts: Any = None
+        self._logits = torch.zeros(batch_size, c.vocab_size, device=device)
+        self._token = torch.zeros(batch_size, dtype=torch.long, device=device)
+        self._position = torch.zeros(1, dtype=torch.long, device=device)
+        self._output = torch.zeros(batch_size, room + 1, dtype=torch.long, device=device)
+        self._step: Callable[[], None] = self.launch
+        self._marks: list[Any] = []
+
+    def start_all(self, ids: Sequence[Sequence[int]]) -> None:
+        """Read the prompts, as the plain decoder does, and choose the first tokens."""
+        import torch
+
+        with torch.inference_mode():
+            self._cache.length = 0
+            prompts_BS = torch.tensor([list(row) for row in ids], device=self._device)
+            self._logits.copy_(self._forward.logits(prompts_BS, self._cache)[:, -1])
+            self._position.fill_(prompts_BS.shape[1] - 1)
+            self._choose()
+
+    def advance(self, num_steps: int, keep_logits: bool = False) -> None:
+        """So many more tokens. On a GPU only launches; the caller sees to it that the cache has room."""
+        import torch
+
+        with torch.inference_mode():
+            self._marks = [self._mark()]
+            for _ in range(num_steps):
+                self._step()
+                self._marks.append(self._mark())
+
+    def launch(self) -> None:
+        """One step's kernels, one after another, on the current stream."""
+        from bitbench.decode.kernels.triton.attention import attend, new_parts
+        from bitbench.decode.kernels.triton.embedding import embed
+        from bitbench.decode.kernels.triton.norms import add_norm
+        from bitbench.decode.kernels.triton.products import product
+
+        c, w, t, batch = self._forward.config, self._forward.weights, self._tuning, self.batch_size
+        if self._parts is None:
+            self._parts = new_parts(batch, c.num_heads, c.head_dim, self._num_parts, self._device)
+
+        def norm(delta: Any | None, weight: Any) -> None:
+            add_norm(self._x, delta, weight, self._normed, c.norm_eps, num_warps=t.norm_warps)
+
+        def multiply(x: Any, matrix: Operand, y: Any, **more: Any) -> None:
+            product(x, matrix, y, t.blocks(matrix, batch), **more)
+
+        embed(self._token, self._embedding, self._x, t.norm_warps)
+        delta = None
+        for number, (layer, m) in enumerate(zip(w.layers, self._layers, strict=True)):
+            norm(delta, layer.input_norm)
+            multiply(self._normed, m.qkv, self._qkv, bias_O=layer.qkv_bias)
+            attend(
+                self._qkv, None if layer.q_norm is None else (layer.q_norm, layer.k_norm), self._forward.cos_sin,
+                self._cache.keys[number], self._cache.values[number], self._position, self._parts, self._attended,
+                c.norm_eps, t.attending,
+            )  # fmt: skip
+            delta = self._delta
+            multiply(self._attended, m.o, delta)
+            norm(delta, layer.post_norm)
+            multiply(self._normed, m.gate_up, self._inner, silu=True)
+            multiply(self._inner, m.down, delta)
+        norm(delta, w.final_norm)
+        multiply(self._normed, self._head, self._logits)
+        self._choose()
+
+    def _choose(self) -> None:
+        """The likeliest tokens, for the next position, which becomes the current one."""
+        import torch
+
+        torch.argmax(self._logits, dim=-1, out=self._token)
+        self._position.add_(1)
+        self._output.scatter_(1, self._position.expand(self.batch_size, 1), self._token[:, None])
+
+    def capture(self) -> None:
+        """Make every step a replay of one CUDA graph. The first launch compiles what is not compiled yet."""
+        import torch
+
+        with torch.inference_mode(), torch.cuda.device(self._device):
+            side = torch.cuda.Stream()
+            side.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(side):
+                self.launch()
+            torch.cuda.current_stream().wait_stream(side)
+            graph = torch.cuda.CUDAGraph()
+            self._position.zero_()
+            with torch.cuda.graph(graph):
+                self.launch()
+        self._step = graph.replay
+
+    def _mark(self) -> Any:
+        """The end of what was launched: an event, or the host's time where nothing is only launched."""
+        if self._device == "cpu":
+            return time.perf_counter()
+        import torch
+
+        event = torch.cuda.Event(enable_timing=True)
+        event.record()
+        return event
+
+    def step_times_s(self) -> tuple[float, ...]:
+        """Seconds of each step of the last `advance`, between CUDA events around the replays. Waits for it."""
+        if self._device == "cpu":
+            return tuple(after - before for before, after in pairwise(self._marks))
+        if self._marks:
+            self._marks[-1].synchronize()
+        return tuple(before.elapsed_time(after) * 1e-3 for before, after in pairwise(self._marks))
+
+    def force_all(self, tokens: Sequence[int]) -> None:
+        """The next step reads these tokens instead of those chosen."""
+        import torch
+
+        self._token.copy_(torch.as_tensor(tokens))
+
+    def all_logits(self) -> Any:
+        """float32 [B, vocab] of the prompts or the last step."""
+        return self._logits
+
+    def all_tokens(self, first: int, count: int) -> list[list[int]]:
+        """The tokens chosen for these positions. Waits for the device."""
+        found: list[list[int]] = self._output[:, first : first + count].tolist()
+        return found
+
+    def kv_cache_bytes(self) -> int:
+        """Keys and values, as allocated."""
+        return int(self._cache.keys.nbytes + self._cache.values.nbytes)
+
+
+def on_cuda(forward: Forward, device: str, room: int, batch_size: int = 1) -> TritonSteps:
+    """For the GPU `device`, compiled and captured. Raises Unsupported."""
+    import torch
+
+    properties = torch.cuda.get_device_properties(device)
+    capability = (properties.major, properties.minor)
+    check(forward.config, forward.weights.final_norm.dtype, capability, batch_size)
+    check_tools()
+    tuning, multiprocessors = defaults(capability), properties.multi_processor_count
+    steps = TritonSteps(forward, device, room, batch_size, tuning=tuning, multiprocessors=multiprocessors)
+    steps.capture()
+    return steps

@@ -1,0 +1,92 @@
+"""Compiles every Triton kernel of the decode steps for GPUs that are not here: run by test_triton_compiles.py.
+
+What is compiled is what is launched: launches of a step are recorded, and compiled with the types they were given.
+`python -m tests.decode.compile_kernels CAPABILITY FOLDER:METHOD:BATCH ...` prints a line for each kernel: its name, the
+format of what it multiplies, bytes of shared memory, of stack, and the case.
+"""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+from tempfile import NamedTemporaryFile
+from typing import Any
+
+import torch
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+from triton.runtime.jit import JITFunction
+
+from bitbench.decode import load
+from bitbench.decode.triton_steps import TritonSteps
+from bitbench.decode.tuning import defaults
+
+TYPES = {
+    torch.float16: "*fp16", torch.bfloat16: "*bf16", torch.float32: "*fp32", torch.int64: "*i64", torch.int32: "*i32",
+    torch.uint8: "*u8", int: "i32", float: "fp32",
+}  # fmt: skip
+OPTIONS = ("num_warps", "num_stages")
+
+
+def recorded(steps: TritonSteps) -> dict[str, tuple[JITFunction, dict[str, Any], dict[str, int]]]:
+    """The launches of one step, each once: kernel, arguments by name, options."""
+    found = {}
+
+    def record(self, *args, grid, warmup, **options):
+        arguments = dict(zip(self.arg_names, args, strict=False)) | {
+            name: value for name, value in options.items() if name not in OPTIONS
+        }
+        chosen = {name: options[name] for name in OPTIONS if name in options}
+        kinds = {n: v.dtype if isinstance(v, torch.Tensor) else v for n, v in arguments.items()}
+        found[f"{self.__name__} {kinds}"] = (self, arguments, chosen)
+
+    JITFunction.run, before = record, JITFunction.run
+    try:
+        steps.launch()
+    finally:
+        JITFunction.run = before
+    return found
+
+
+def compiled(function: JITFunction, arguments: dict[str, Any], options: dict[str, int], capability: int) -> Any:
+    """Down to a cubin. Tensors are taken to start at multiples of 16 bytes, as they do on a GPU."""
+    constants = {p.name for p in function.params if p.is_constexpr} | {n for n, v in arguments.items() if v is None}
+    signature, attributes = {}, {}
+    for number, name in enumerate(function.arg_names):
+        value = arguments[name]
+        kind = value.dtype if isinstance(value, torch.Tensor) else type(value)
+        signature[name] = "constexpr" if name in constants else TYPES[kind]
+        if isinstance(value, torch.Tensor):
+            attributes[(number,)] = [["tt.divisibility", 16]]
+    constexprs = {(function.arg_names.index(name),): arguments[name] for name in constants}
+    source = ASTSource(function, signature, constexprs, attributes)
+    return triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
+
+
+def stack_bytes(cubin: bytes) -> int:
+    """What a thread keeps outside registers, by NVIDIA's cuobjdump, which comes with Triton."""
+    with NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(cubin)
+        file.flush()
+        command = [triton.knobs.nvidia.cuobjdump.path, "-res-usage", file.name]
+        told = subprocess.run(command, capture_output=True, text=True, check=True)
+    return int(re.search(r"STACK:(\d+)", told.stdout + told.stderr)[1])
+
+
+def main() -> None:
+    """See the module."""
+    capability, *cases = sys.argv[1:]
+    for case in cases:
+        folder, method, batch = case.split(":")
+        decoder = load(Path(folder), method)
+        tuning = defaults((int(capability) // 10, int(capability) % 10))
+        steps = TritonSteps(decoder.forward, "cpu", 256, int(batch), tuning=tuning, multiprocessors=40)
+        for function, arguments, options in recorded(steps).values():
+            kernel = compiled(function, arguments, options, int(capability))
+            kind = arguments.get("FORMAT", "-")
+            print(function.__name__, kind, kernel.metadata.shared, stack_bytes(kernel.asm["cubin"]), case, sep=",")
+
+
+if __name__ == "__main__":
+    main()
