@@ -5,14 +5,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from bitbench.decode import rope
+from bitbench.decode import paths, rope
 from bitbench.decode.config import DecoderConfig, read_config
-from bitbench.decode.forward import Forward, KVCache, new_cache
+from bitbench.decode.forward import Forward, new_cache
 from bitbench.decode.sampling import Sampling, choose
+from bitbench.decode.steps import Steps
 from bitbench.decode.weights import Storage, load_weights
 from bitbench.facts.errors import Unsupported
 
 MAX_BATCH = 16
+_STEPS_AT_ONCE = 16
+"""A GPU takes so many steps before the host looks at their tokens: a few may come after the last EOS in vain."""
 METHODS: dict[str, tuple[bool, Storage, Storage]] = {
     "fp16": (False, "16bit", "16bit"),
     "bf16": (False, "16bit", "16bit"),
@@ -31,7 +34,7 @@ class Decoder:
     forward: Forward
     dtype: Any
     device: str
-    _cache: KVCache | None = field(default=None)
+    _steps: Steps | None = field(default=None)
 
     def generate(
         self,
@@ -46,7 +49,7 @@ class Decoder:
 
         Greedy without `sampling`. `eos_ids` are the checkpoint's own unless given; an empty list ends nothing early.
         Raises ValueError for prompts that differ in length, are too many or hold unknown ids, and where prompt and
-        output are longer than the context, before anything runs.
+        output are longer than the context, before anything runs; Unsupported on a GPU that no kernels are for.
         """
         self._check(ids, max_new_tokens)
         ends = set(self.config.eos_ids if eos_ids is None else eos_ids)
@@ -67,14 +70,28 @@ class Decoder:
         """The next token of every sequence, again and again; those after an EOS mean nothing."""
         import torch
 
+        if not max_new_tokens:
+            return
+        steps = self._prepared(len(ids), len(ids[0]) + max_new_tokens)
+        steps.start_all(ids)
+        if sampling.temperature == 0:
+            yield from self._greedy(steps, len(ids[0]), max_new_tokens)
+            return
         generator = torch.Generator(self.device).manual_seed(seed) if seed is not None else None
-        cache = self._empty_cache(len(ids), len(ids[0]) + max_new_tokens)
-        next_BS = torch.tensor([list(row) for row in ids], device=self.device)
-        with torch.inference_mode():
-            for _ in range(max_new_tokens):
-                chosen_B = choose(self.forward.logits(next_BS, cache)[:, -1], sampling, generator)
-                next_BS = chosen_B[:, None]
-                yield chosen_B.tolist()
+        for number in range(max_new_tokens):
+            if number:
+                steps.advance(1, keep_logits=True)
+            chosen: list[int] = choose(steps.all_logits(), sampling, generator).tolist()
+            steps.force_all(chosen)
+            yield chosen
+
+    def _greedy(self, steps: Steps, prompt_len: int, max_new_tokens: int) -> Iterator[list[int]]:
+        at_once = 1 if self.device == "cpu" else _STEPS_AT_ONCE
+        yield [token for (token,) in steps.all_tokens(prompt_len, 1)]
+        for done in range(1, max_new_tokens, at_once):
+            count = min(at_once, max_new_tokens - done)
+            steps.advance(count)
+            yield from (list(tokens) for tokens in zip(*steps.all_tokens(prompt_len + done, count), strict=True))
 
     def logits(self, ids: Sequence[int], num_last: int) -> Any:
         """float32 logits [num_last, vocab] after each of the last ids, all ids read at once."""
@@ -92,13 +109,13 @@ class Decoder:
         weights, c = self.forward.weights.with_vectors(torch.float32), self.config
         return Decoder(c, Forward(c, weights, self.forward.cos_sin), torch.float32, self.device)
 
-    def _empty_cache(self, batch_size: int, room: int) -> KVCache:
-        """The one of the last generation where it is large enough, else a new one."""
-        if self._cache is None or self._cache.keys.shape[1] != batch_size or self._cache.room < room:
-            self._cache = None  # the old one is freed first
-            self._cache = new_cache(self.config, batch_size, room, self.dtype, self.device)
-        self._cache.length = 0
-        return self._cache
+    def _prepared(self, batch_size: int, room: int) -> Steps:
+        """Those of the last generation where their cache is large enough, else new ones."""
+        if self._steps is None or self._steps.batch_size != batch_size or self._steps.room < room:
+            self._steps = None  # the old cache is freed first
+            room = room if self.device == "cpu" else paths.rounded(room, self.config.context_len)
+            self._steps = paths.new_steps(self.forward, self.device, room, batch_size)
+        return self._steps
 
     def _check(self, ids: Sequence[Sequence[int]], max_new_tokens: int) -> None:
         lengths = {len(row) for row in ids}

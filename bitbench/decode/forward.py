@@ -86,7 +86,9 @@ class Forward:
             rope.rotate(q_BSND, *cos_sin).transpose(1, 2),
             cache.keys[number, :, :end].transpose(1, 2),
             cache.values[number, :, :end].transpose(1, 2),
-            attn_mask=_causal(tokens, end, x_BSH.device) if tokens > 1 else None,
+            # Without a mask SDPA takes its fast kernels, and no [S, L] matrix is made.
+            attn_mask=_causal(tokens, end, x_BSH.device) if tokens > 1 and cache.length else None,
+            is_causal=tokens > 1 and not cache.length,
             enable_gqa=c.num_heads != c.num_kv_heads,
         )
         return multiply(y_BNSD.transpose(1, 2).reshape(batch, tokens, -1), layer.o)

@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 import bitbench.decode.decoder as decoders
+from bitbench.decode import paths
 from bitbench.decode.steps import Steps
+from bitbench.decode.triton_steps import check_tools
 from bitbench.engines import hf_loading
 from bitbench.engines.base import LinearLayer, Matrices, OnToken, Supported, TextTokens
 from bitbench.engines.memory_errors import memory_errors
@@ -26,17 +28,14 @@ _STORED = {
     "awq-int4-head8": "awq-int4-head8",
     "rtn-int4": "awq-int4",
 }
-# A cache that grows in such steps is seldom made anew.
-_ROOM_STEP = 256
-MakeSteps = Callable[[decoders.Decoder, int], Steps]
 
 
 class FusedModel:
-    """A loaded decoder at batch 1. `make_steps` makes what takes steps, for a number of positions."""
+    """A loaded decoder."""
 
-    def __init__(self, decoder: decoders.Decoder, tokenizer: Any, make_steps: MakeSteps) -> None:
+    def __init__(self, decoder: decoders.Decoder, tokenizer: Any) -> None:
         self.clock: Callable[[], float] = time.monotonic
-        self._decoder, self._tokenizer, self._make_steps = decoder, tokenizer, make_steps
+        self._decoder, self._tokenizer = decoder, tokenizer
         self._steps: Steps | None = None
 
     def encode(self, text: str) -> list[int] | None:
@@ -52,31 +51,31 @@ class FusedModel:
         return self._tokenizer
 
     def generate(self, ids: Sequence[Sequence[int]], output_len: int, on_token: OnToken | None) -> list[list[int]]:
-        """Greedy continuation, [1][output_len]; `on_token` hears of the first token only.
+        """Greedy continuation, [batch][output_len]; `on_token` hears of the first token only.
 
-        Raises Unsupported for a larger batch, or OutOfMemory.
+        Raises Unsupported for a larger batch than the kernels are for, or OutOfMemory.
         """
-        if len(ids) != 1:
-            raise Unsupported(f"the engine fused decodes one sequence at a time, not {len(ids)}")
-        prompt = ids[0]
+        if len(ids) > decoders.MAX_BATCH:
+            raise Unsupported(f"the engine fused decodes up to {decoders.MAX_BATCH} sequences at once, not {len(ids)}")
+        prompt_len = len(ids[0])
         with memory_errors("generating"):
-            steps = self._prepared(len(prompt) + output_len)
-            steps.start(prompt)
+            steps = self._prepared(len(ids), prompt_len + output_len)
+            steps.start_all(ids)
             self.synchronize()
             if on_token:
                 on_token()
             steps.advance(output_len - 1)
-            return [steps.tokens(len(prompt), output_len)]
+            return steps.all_tokens(prompt_len, output_len)
 
-    def _prepared(self, room: int) -> Steps:
-        if self._steps is None or self._steps.room < room:
+    def _prepared(self, batch_size: int, room: int) -> Steps:
+        if self._steps is None or self._steps.batch_size != batch_size or self._steps.room < room:
             self._steps = None  # the old cache is freed first
-            rounded = min(-(-room // _ROOM_STEP) * _ROOM_STEP, self.context_len())
-            self._steps = self._make_steps(self._decoder, rounded)
+            room = paths.rounded(room, self.context_len())
+            self._steps = paths.new_steps(self._decoder.forward, self._decoder.device, room, batch_size)
         return self._steps
 
     def step_times_s(self) -> tuple[float, ...]:
-        """The gaps between the tokens of the last generation, by the GPU's own clock, which the kernel reads."""
+        """The gaps between the tokens of the last generation, by the GPU's own clock."""
         return self._steps.step_times_s() if self._steps else ()
 
     def logits(self, ids: Sequence[int], num_last: int) -> Any:
@@ -89,7 +88,7 @@ class FusedModel:
         import torch
 
         with memory_errors("reading a text token by token"):
-            steps = self._prepared(len(prompt_ids) + len(forced_ids))
+            steps = self._prepared(1, len(prompt_ids) + len(forced_ids))
             steps.start(prompt_ids)
             rows = [steps.logits().clone()]
             for token in forced_ids[:-1]:
@@ -146,7 +145,9 @@ class FusedModel:
         """What takes the steps, and how the layers' matrices are stored."""
         matrix = self._decoder.forward.weights.layers[0].qkv
         count = 4 * self._decoder.config.num_layers
-        name = "step kernel" if self._decoder.device != "cpu" else "plain"
+        forward, device = self._decoder.forward, self._decoder.device
+        one, many = (paths.choose_on(forward, device, batch_size) for batch_size in (1, decoders.MAX_BATCH))
+        name = one if one == many else f"{one}, {many} for a batch"
         return KernelReport(name=name, module_classes={type(matrix).__name__: count})
 
     def matrices(self) -> Matrices:
@@ -165,17 +166,14 @@ class FusedModel:
         return str(self._decoder.dtype).removeprefix("torch.")
 
 
-def _step_kernel(decoder: decoders.Decoder, room: int) -> Steps:
-    from bitbench.decode.step_kernel import on_cuda
-
-    return on_cuda(decoder.forward, decoder.device, room)
-
-
 class FusedEngine:
     """Our own decoder."""
 
     name = "fused"
-    summary = "our own decoder: a whole step as one kernel, weights streamed ahead of it; NVIDIA GPUs from sm_90"
+    summary = (
+        "our own decoder on NVIDIA GPUs: a whole step as one kernel at batch 1 from sm_90, else a graph of Triton "
+        "kernels, from sm_75 and up to batch 16"
+    )
     needs = ("torch", "transformers")
     itl_clock: Literal["host", "device"] = "device"
 
@@ -191,14 +189,11 @@ class FusedEngine:
 
     def load(self, checkpoint: Checkpoint, choice: MethodChoice, device: str, trust_remote_code: bool) -> FusedModel:
         """Load with our own reader. Raises LoadError, Unsupported or OutOfMemory."""
-        import torch
-
-        from bitbench.decode.step_kernel import check
-
         with memory_errors("loading"):
             decoder = decoders.load(Path(checkpoint.path), _STORED[choice.method.name], device)
-            check(decoder.config, torch.cuda.get_device_capability(device))
-            return FusedModel(decoder, hf_loading.tokenizer_of(checkpoint, trust_remote_code), _step_kernel)
+            if paths.choose_on(decoder.forward, device, 1) == "Triton":
+                check_tools()
+            return FusedModel(decoder, hf_loading.tokenizer_of(checkpoint, trust_remote_code))
 
 
 ENGINE = FusedEngine

@@ -1,6 +1,7 @@
 """The plain decoder against transformers on small models of every architecture, and what it refuses."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -9,6 +10,8 @@ from safetensors.torch import load_file, save_file
 
 from bitbench.decode import Sampling, load
 from bitbench.decode.config import parse_config
+from bitbench.decode.forward import new_cache
+from bitbench.decode.steps import PlainSteps
 from bitbench.facts.errors import LoadError, Unsupported
 from bitbench.methods.awq_layout import dequantize, round_to_nearest
 from tests.engines.tiny import prompt_ids, write_tiny
@@ -62,6 +65,17 @@ def test_greedy_tokens_are_transformers_own_also_from_a_used_cache(folder, batch
 
 
 @torch.inference_mode()
+def test_a_prompt_read_in_parts_has_the_logits_of_one_read_whole(folder):
+    """A whole prompt needs no mask; a part that comes after others does."""
+    decoder, ids = load(folder, dtype=torch.float32), torch.tensor(prompt_ids(60, 2))
+    whole, parts = (new_cache(decoder.config, 2, 60, torch.float32, "cpu") for _ in range(2))
+    expected = decoder.forward.logits(ids, whole, 60)
+    found = [decoder.forward.logits(part, parts, part.shape[1]) for part in ids.split([1, 24, 1, 34], dim=1)]
+    assert torch.allclose(torch.cat(found, dim=1), expected, atol=2e-5, rtol=1e-4)
+    assert torch.allclose(parts.keys, whole.keys, atol=1e-5)
+
+
+@torch.inference_mode()
 def test_rounding_in_16_bit_is_no_worse_than_transformers(folder):
     exact = reference(folder)(torch.tensor(prompt_ids(200))).logits[0]
     theirs = reference(folder, torch.float16)(torch.tensor(prompt_ids(200))).logits[0].float()
@@ -78,6 +92,17 @@ def test_each_sequence_ends_with_its_own_eos(folder):
     for whole, part in zip(free, cut, strict=True):
         stop = whole.index(ends[0]) + 1 if ends[0] in whole else len(whole)
         assert part == whole[:stop]
+
+
+def test_steps_taken_many_at_once_give_the_same_tokens(folder):
+    """As on a GPU, where the host looks at tokens now and then."""
+    decoder = load(folder, dtype=torch.float32)
+    ids = prompt_ids(10, 2)
+    expected = decoder.generate(ids, 40, eos_ids=[])
+    steps = PlainSteps(decoder.config, decoder.forward, torch.float32, "cpu", 50, batch_size=2)
+    steps.start_all(ids)
+    found = replace(decoder, device="cuda:0")._greedy(steps, 10, 40)
+    assert [list(row) for row in zip(*found, strict=True)] == expected
 
 
 def test_sampling_is_repeatable_and_follows_the_temperature(folder):

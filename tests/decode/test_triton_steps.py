@@ -87,6 +87,17 @@ def test_the_same_steps_are_bit_identical_and_a_forced_token_is_read(tmp_path):
     assert torch.allclose(steps.logits(), decoder.logits([*ids, 17], 1)[0], atol=2e-3)
 
 
+@pytest.mark.skipif(DEVICE == "cpu", reason="needs a GPU")
+@torch.inference_mode()
+@pytest.mark.parametrize("batch", [1, 3])
+def test_a_gpus_own_path_generates_likely_tokens(tmp_path, batch):
+    decoder, ids = model(tmp_path, "qwen2", "int8-wo"), prompt_ids(40, batch)
+    for prompt, tokens in zip(ids, decoder.generate(ids, 40, eos_ids=[]), strict=True):
+        logits = decoder.logits([*prompt, *tokens[:-1]], 40)
+        behind = logits.max(dim=1).values - logits[torch.arange(40), tokens]
+        assert (behind <= 0.05 * logits.std(dim=1)).all()
+
+
 def test_what_the_kernels_cannot_do_has_a_reason(tmp_path, monkeypatch):
     kind, settings = MODELS["qwen2"]
     config = load(write_tiny(tmp_path / "m", kind, **settings)).config

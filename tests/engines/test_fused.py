@@ -4,7 +4,6 @@ import pytest
 import torch
 
 import bitbench.decode.decoder as decoders
-from bitbench.decode.steps import PlainSteps
 from bitbench.engines.fused import FusedEngine, FusedModel
 from bitbench.engines.transformers import TransformersEngine
 from bitbench.facts.errors import Unsupported
@@ -15,10 +14,6 @@ from bitbench.methods.registry import parse_method
 from tests.engines.tiny import checkpoint, prompt_ids, write_tiny
 
 
-def plain(decoder, room):
-    return PlainSteps(decoder.config, decoder.forward, decoder.dtype, decoder.device, room)
-
-
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     return write_tiny(tmp_path_factory.mktemp("tiny"), "Qwen2", tie_word_embeddings=True)
@@ -26,7 +21,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture
 def model(folder):
-    return FusedModel(decoders.load(folder), None, plain)
+    return FusedModel(decoders.load(folder), None)
 
 
 def test_a_session_measures_it_and_its_tokens_pass_the_check(model):
@@ -54,6 +49,13 @@ def test_a_longer_prompt_after_a_shorter_one_gets_a_longer_cache(model):
     assert len(model.generate(prompt_ids(200), 56, None)[0]) == 56
 
 
+def test_a_batch_has_the_tokens_of_each_sequence_alone(model):
+    prompts = prompt_ids(30, 3)
+    together = model.generate(prompts, 8, None)
+    assert len(model.step_times_s()) == 7
+    assert together == [model.generate([prompt], 8, None)[0] for prompt in prompts]
+
+
 def test_forced_tokens_have_the_logits_of_the_whole_text(model):
     ids = prompt_ids(30)[0]
     stepped, whole = model.forced_logits(ids[:10], ids[10:]), model.logits(ids, 20)
@@ -62,8 +64,8 @@ def test_forced_tokens_have_the_logits_of_the_whole_text(model):
 
 
 def test_what_it_does_not_run_has_a_reason(model):
-    with pytest.raises(Unsupported, match="one sequence at a time, not 2"):
-        model.generate(prompt_ids(4, 2), 2, None)
+    with pytest.raises(Unsupported, match="up to 16 sequences at once, not 17"):
+        model.generate(prompt_ids(4, 17), 2, None)
     engine = FusedEngine()
     assert "needs a CUDA device" in engine.supports(parse_method("fp16"), "cpu").reason
     assert "kernels of its own: ask for awq-int4" in engine.supports(parse_method("awq-int4:marlin"), "cuda:0").reason

@@ -1,0 +1,58 @@
+"""Which kernels decode: by the GPU's compute capability, the model and the batch, never by trying."""
+
+from typing import Any, Literal
+
+from bitbench.decode import step_kernel, triton_steps
+from bitbench.decode.config import DecoderConfig
+from bitbench.decode.forward import Forward
+from bitbench.decode.steps import PlainSteps, Steps
+from bitbench.facts.errors import Unsupported
+
+Path = Literal["plain", "step kernel", "Triton"]
+# A cache that grows in such steps is seldom made anew.
+_ROOM_STEP = 256
+
+
+def choose(config: DecoderConfig, dtype: Any, capability: tuple[int, int] | None, batch_size: int) -> Path:
+    """One sequence goes to the step kernel where that runs; else a GPU has Triton. `capability` is None without one.
+
+    Raises Unsupported where neither runs.
+    """
+    if capability is None:
+        return "plain"
+    if batch_size == 1 and _step_kernel_runs(config, capability):
+        return "step kernel"
+    triton_steps.check(config, dtype, capability, batch_size)
+    return "Triton"
+
+
+def _step_kernel_runs(config: DecoderConfig, capability: tuple[int, int]) -> bool:
+    try:
+        step_kernel.check(config, capability)
+    except Unsupported:
+        return False
+    return True
+
+
+def choose_on(forward: Forward, device: str, batch_size: int) -> Path:
+    """On a device of this machine."""
+    import torch
+
+    capability = torch.cuda.get_device_capability(device) if device.startswith("cuda") else None
+    return choose(forward.config, forward.weights.final_norm.dtype, capability, batch_size)
+
+
+def new_steps(forward: Forward, device: str, room: int, batch_size: int = 1) -> Steps:
+    """What takes steps of so many sequences, with a cache for `room` positions. Raises Unsupported."""
+    path = choose_on(forward, device, batch_size)
+    if path == "plain":
+        dtype = forward.weights.final_norm.dtype
+        return PlainSteps(forward.config, forward, dtype, device, room, batch_size=batch_size)
+    if path == "step kernel":
+        return step_kernel.on_cuda(forward, device, room)
+    return triton_steps.on_cuda(forward, device, room, batch_size)
+
+
+def rounded(room: int, context_len: int) -> int:
+    """A few positions more than asked for, as far as the model's context goes."""
+    return min(-(-room // _ROOM_STEP) * _ROOM_STEP, context_len)

@@ -1,0 +1,33 @@
+"""Which kernels decode where."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from bitbench.decode.config import parse_config
+from bitbench.decode.paths import choose, rounded
+from bitbench.facts.errors import Unsupported
+from tests.decode.test_decoder import BASE
+
+CONFIG = parse_config(BASE | {"head_dim": 64})
+
+
+@pytest.mark.parametrize(
+    ("change", "capability", "batch", "path"),
+    [
+        ({}, None, 4, "plain"), ({}, (9, 0), 1, "step kernel"), ({}, (9, 0), 2, "Triton"), ({}, (8, 9), 1, "Triton"),
+        ({}, (7, 5), 16, "Triton"), ({"head_dim": 96}, (9, 0), 1, "Triton"),
+    ],
+)  # fmt: skip
+def test_the_capability_the_model_and_the_batch_decide(change, capability, batch, path):
+    assert choose(replace(CONFIG, **change), torch.float16, capability, batch) == path
+
+
+def test_where_nothing_runs_there_is_one_reason():
+    with pytest.raises(Unsupported, match=r"need compute capability 7\.5 and this GPU has 7\.0"):
+        choose(CONFIG, torch.float16, (7, 0), 1)
+
+
+def test_a_cache_has_a_little_more_room_within_the_context():
+    assert [rounded(room, 1000) for room in (1, 256, 257, 900)] == [256, 256, 512, 1000]
