@@ -20,6 +20,7 @@ METHODS: dict[str, tuple[bool, Storage, Storage]] = {
     "fp16": (False, "16bit", "16bit"),
     "bf16": (False, "16bit", "16bit"),
     "int8-wo": (False, "int8", "int8"),
+    "fp8-wo": (False, "fp8", "fp8"),
     "awq-int4": (True, "16bit", "16bit"),
     "awq-int4-head8": (True, "16bit", "int8"),
 }

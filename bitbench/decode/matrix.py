@@ -79,6 +79,37 @@ class Int8Rows:
 
 
 @dataclass(frozen=True, slots=True)
+class Fp8Rows:
+    """8-bit floats (E4M3, arXiv 2209.05433) and one scale a row: weight = number x scale. `bits_OI` is uint8."""
+
+    bits_OI: Any
+    scale_O: Any
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(outputs, inputs)."""
+        return (self.bits_OI.shape[0], self.bits_OI.shape[1])
+
+    @property
+    def num_bytes(self) -> int:
+        """One a weight and four a row."""
+        return int(self.bits_OI.nbytes + self.scale_O.nbytes)
+
+    def dequantized(self) -> Any:
+        """number x scale."""
+        return self._meaning(self.bits_OI, self.scale_O)
+
+    def rows(self, index_N: Any) -> Any:
+        """number x scale of some rows."""
+        return self._meaning(self.bits_OI[index_N], self.scale_O[index_N])
+
+    def _meaning(self, bits_NI: Any, scale_N: Any) -> Any:
+        import torch
+
+        return bits_NI.view(torch.float8_e4m3fn).float() * scale_N[:, None]
+
+
+@dataclass(frozen=True, slots=True)
 class Int4Groups:
     """4 bits a weight, a scale and a zero point for each group of inputs: weight = (q - zero) x scale, q from 0 to 15.
 
@@ -129,6 +160,15 @@ def int8_rows(weight_OI: Any) -> Int8Rows:
     return Int8Rows((w_OI / scale_O[:, None]).round_().clamp_(-127, 127).to(torch.int8), scale_O)
 
 
+def fp8_rows(weight_OI: Any) -> Fp8Rows:
+    """To the nearest E4M3 number with one scale a row, which makes the row's largest magnitude E4M3's own."""
+    import torch
+
+    w_OI, kind = weight_OI.float(), torch.float8_e4m3fn
+    scale_O = (w_OI.abs().amax(dim=1) / torch.finfo(kind).max).clamp(min=2.0**-126)
+    return Fp8Rows((w_OI / scale_O[:, None]).to(kind).view(torch.uint8), scale_O)
+
+
 def int4_groups(q_OI: Any, scale_OG: Any, zero_OG: Any) -> Int4Groups:
     """Pack integers 0 to 15."""
     import torch
@@ -147,6 +187,9 @@ def stacked(parts: Sequence[Matrix]) -> Matrix:
     if isinstance(first, Int8Rows):
         rows = [p for p in parts if isinstance(p, Int8Rows)]
         return Int8Rows(torch.cat([p.q_OI for p in rows]), torch.cat([p.scale_O for p in rows]))
+    if isinstance(first, Fp8Rows):
+        floats = [p for p in parts if isinstance(p, Fp8Rows)]
+        return Fp8Rows(torch.cat([p.bits_OI for p in floats]), torch.cat([p.scale_O for p in floats]))
     groups = [p for p in parts if isinstance(p, Int4Groups)]
     assert len(groups) == len(parts), "matrices stored in different ways cannot be stacked"
     return Int4Groups(*(torch.cat([getattr(p, name) for p in groups]) for name in ("q_OP", "scale_OG", "zero_OG")))

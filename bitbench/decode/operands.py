@@ -1,4 +1,4 @@
-"""Matrices as the Triton products read them (kernels/triton/products.py).
+"""Matrices as the Triton products read them (kernels/triton/products.py), and what attention keeps in between.
 
 16- and 8-bit numbers stay where they are. 4-bit numbers are packed anew, eight in a word, so that each of the eight
 meets neighbouring inputs: nibble k, from the lowest, of word j of a chunk of 128 inputs is input 16 k + j of it; inputs
@@ -9,13 +9,15 @@ import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from bitbench.decode.matrix import Dense, Int4Groups, Int8Rows, Matrix
+from bitbench.decode.matrix import Dense, Fp8Rows, Int4Groups, Int8Rows, Matrix
 from bitbench.facts.errors import Unsupported
 
 CHUNK = 128
 _SLICE = 16
 """Neighbouring inputs that the same nibble of neighbouring words holds."""
-Format = Literal["16bit", "int8", "int4"]
+_SHIFTED = 256
+"""E4M3's bits in those of a half with the same exponent field are a number so many times smaller: 2 to 15 - 7."""
+Format = Literal["16bit", "int8", "fp8", "int4"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +36,25 @@ class Operand:
     run: int = CHUNK // _SLICE
 
 
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What the programs that share a head leave behind (kernels/triton/attention.py), float32: sums [B, N, P, D],
+    maxima and totals [B, N, P] of B sequences, N query heads, P parts, D head size.
+    """
+
+    sums: Any
+    maxima: Any
+    totals: Any
+
+
+def new_parts(batch_size: int, num_heads: int, head_dim: int, num_parts: int, device: str) -> Parts:
+    """Room for them."""
+    import torch
+
+    shape = (batch_size, num_heads, num_parts)
+    return Parts(*(torch.empty(s, device=device) for s in ((*shape, head_dim), shape, shape)))
+
+
 def operand(matrix: Matrix) -> Operand:
     """Raises Unsupported for groups that the kernel cannot read."""
     import torch
@@ -42,6 +63,8 @@ def operand(matrix: Matrix) -> Operand:
         return Operand("16bit", matrix.shape, matrix.weight_OI.contiguous())
     if isinstance(matrix, Int8Rows):
         return Operand("int8", matrix.shape, matrix.q_OI.contiguous().view(torch.uint8), matrix.scale_O.float())
+    if isinstance(matrix, Fp8Rows):
+        return Operand("fp8", matrix.shape, matrix.bits_OI.contiguous(), matrix.scale_O.float() * _SHIFTED)
     assert isinstance(matrix, Int4Groups)
     size = matrix.group_size
     if size % _SLICE:

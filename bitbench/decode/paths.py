@@ -5,6 +5,7 @@ from typing import Any, Literal
 from bitbench.decode import step_kernel, triton_steps
 from bitbench.decode.config import DecoderConfig
 from bitbench.decode.forward import Forward
+from bitbench.decode.matrix import Fp8Rows
 from bitbench.decode.steps import PlainSteps, Steps
 from bitbench.facts.errors import Unsupported
 
@@ -13,14 +14,15 @@ Path = Literal["plain", "step kernel", "Triton"]
 _ROOM_STEP = 256
 
 
-def choose(config: DecoderConfig, dtype: Any, capability: tuple[int, int] | None, batch_size: int) -> Path:
-    """One sequence goes to the step kernel where that runs; else a GPU has Triton. `capability` is None without one.
+def choose(config: DecoderConfig, dtype: Any, capability: tuple[int, int] | None, batch_size: int, fp8: bool) -> Path:
+    """One sequence goes to the step kernel where that runs; else a GPU has Triton. `capability` is None without one,
+    `fp8` says whether weights are stored as 8-bit floats.
 
     Raises Unsupported where neither runs.
     """
     if capability is None:
         return "plain"
-    if batch_size == 1 and _step_kernel_runs(config, capability):
+    if batch_size == 1 and not fp8 and _step_kernel_runs(config, capability):
         return "step kernel"
     triton_steps.check(config, dtype, capability, batch_size)
     return "Triton"
@@ -39,7 +41,8 @@ def choose_on(forward: Forward, device: str, batch_size: int) -> Path:
     import torch
 
     capability = torch.cuda.get_device_capability(device) if device.startswith("cuda") else None
-    return choose(forward.config, forward.weights.final_norm.dtype, capability, batch_size)
+    w = forward.weights
+    return choose(forward.config, w.final_norm.dtype, capability, batch_size, isinstance(w.head, Fp8Rows))
 
 
 def new_steps(forward: Forward, device: str, room: int, batch_size: int = 1) -> Steps:

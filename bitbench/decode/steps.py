@@ -140,7 +140,8 @@ class PlainSteps(FirstOfAll):
         """The next step reads these tokens instead of those chosen."""
         import torch
 
-        self._output[:, self._cache.length] = torch.as_tensor(tokens, device=self._device)
+        with torch.inference_mode():
+            self._output[:, self._cache.length] = torch.as_tensor(tokens, device=self._device)
 
     def all_logits(self) -> Any:
         """float32 [batch, vocab], of the last step or the prompts."""

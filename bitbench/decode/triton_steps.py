@@ -9,6 +9,7 @@ import shutil
 import sysconfig
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from importlib.util import find_spec
 from itertools import pairwise
@@ -17,9 +18,9 @@ from typing import Any
 
 from bitbench.decode.config import DecoderConfig
 from bitbench.decode.forward import Forward, new_cache
-from bitbench.decode.operands import Operand, operand
+from bitbench.decode.operands import Operand, new_parts, operand
 from bitbench.decode.steps import FirstOfAll
-from bitbench.decode.tuning import Tuning, defaults
+from bitbench.decode.tuning import Tuning, for_gpu, product_key
 from bitbench.facts.errors import Unsupported
 
 MAX_BATCH = 16
@@ -81,7 +82,7 @@ class TritonSteps(FirstOfAll):
         import torch
 
         self.room, self.batch_size = room, batch_size
-        self._forward, self._device, self._tuning = forward, device, tuning
+        self._forward, self._device, self._multiprocessors = forward, device, multiprocessors
         c, w = forward.config, forward.weights
         self._head = operand(w.head)
         self._embedding = self._head if w.embedding is w.head else operand(w.embedding)
@@ -95,14 +96,29 @@ class TritonSteps(FirstOfAll):
         self._x, self._normed, self._delta = (empty(c.hidden_size) for _ in range(3))
         self._qkv, self._attended = empty(c.q_size + 2 * c.kv_size), empty(c.q_size)
         self._inner = empty(c.intermediate_size)
-        self._num_parts = self._tuning.num_parts(room, batch_size * c.num_kv_heads, multiprocessors)
-        self._parts: Any = None
         self._logits = torch.zeros(batch_size, c.vocab_size, device=device)
         self._token = torch.zeros(batch_size, dtype=torch.long, device=device)
         self._position = torch.zeros(1, dtype=torch.long, device=device)
         self._output = torch.zeros(batch_size, room + 1, dtype=torch.long, device=device)
         self._step: Callable[[], None] = self.launch
         self._marks: list[Any] = []
+        self.use(tuning)
+
+    @property
+    def tuning(self) -> Tuning:
+        """What the kernels are launched with."""
+        return self._tuning
+
+    def use(self, tuning: Tuning) -> None:
+        """Launch the kernels with other block sizes; after a capture, capture again."""
+        c, self._tuning = self._forward.config, tuning
+        num_parts = tuning.num_parts(self.room, self.batch_size * c.num_kv_heads, self._multiprocessors)
+        self._parts = new_parts(self.batch_size, c.num_heads, c.head_dim, num_parts, self._device)
+
+    def product_keys(self) -> set[str]:
+        """Which of the tuning's products a step has."""
+        matrices = [m for x in self._layers for m in (x.qkv, x.o, x.gate_up, x.down)]
+        return {product_key(m, self.batch_size) for m in (*matrices, self._head)}
 
     def start_all(self, ids: Sequence[Sequence[int]]) -> None:
         """Read the prompts, as the plain decoder does, and choose the first tokens."""
@@ -119,7 +135,7 @@ class TritonSteps(FirstOfAll):
         """So many more tokens. On a GPU only launches; the caller sees to it that the cache has room."""
         import torch
 
-        with torch.inference_mode():
+        with torch.inference_mode(), self._on_device():
             self._marks = [self._mark()]
             for _ in range(num_steps):
                 self._step()
@@ -127,14 +143,12 @@ class TritonSteps(FirstOfAll):
 
     def launch(self) -> None:
         """One step's kernels, one after another, on the current stream."""
-        from bitbench.decode.kernels.triton.attention import attend, new_parts
+        from bitbench.decode.kernels.triton.attention import attend
         from bitbench.decode.kernels.triton.embedding import embed
         from bitbench.decode.kernels.triton.norms import add_norm
         from bitbench.decode.kernels.triton.products import product
 
         c, w, t, batch = self._forward.config, self._forward.weights, self._tuning, self.batch_size
-        if self._parts is None:
-            self._parts = new_parts(batch, c.num_heads, c.head_dim, self._num_parts, self._device)
 
         def norm(delta: Any | None, weight: Any) -> None:
             add_norm(self._x, delta, weight, self._normed, c.norm_eps, num_warps=t.norm_warps)
@@ -173,17 +187,26 @@ class TritonSteps(FirstOfAll):
         """Make every step a replay of one CUDA graph. The first launch compiles what is not compiled yet."""
         import torch
 
-        with torch.inference_mode(), torch.cuda.device(self._device):
+        with torch.inference_mode(), self._on_device():
+            self._position.zero_()  # where there is room for one more
             side = torch.cuda.Stream()
             side.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(side):
                 self.launch()
             torch.cuda.current_stream().wait_stream(side)
             graph = torch.cuda.CUDAGraph()
-            self._position.zero_()
             with torch.cuda.graph(graph):
                 self.launch()
         self._step = graph.replay
+
+    def _on_device(self) -> AbstractContextManager[Any]:
+        """Triton launches on the current device, events are recorded there."""
+        if self._device == "cpu":
+            return nullcontext()
+        import torch
+
+        on: AbstractContextManager[Any] = torch.cuda.device(self._device)
+        return on
 
     def _mark(self) -> Any:
         """The end of what was launched: an event, or the host's time where nothing is only launched."""
@@ -207,7 +230,8 @@ class TritonSteps(FirstOfAll):
         """The next step reads these tokens instead of those chosen."""
         import torch
 
-        self._token.copy_(torch.as_tensor(tokens))
+        with torch.inference_mode():
+            self._token.copy_(torch.as_tensor(tokens))
 
     def all_logits(self) -> Any:
         """float32 [B, vocab] of the prompts or the last step."""
@@ -231,7 +255,7 @@ def on_cuda(forward: Forward, device: str, room: int, batch_size: int = 1) -> Tr
     capability = (properties.major, properties.minor)
     check(forward.config, forward.weights.final_norm.dtype, capability, batch_size)
     check_tools()
-    tuning, multiprocessors = defaults(capability), properties.multi_processor_count
+    tuning, multiprocessors = for_gpu(properties.name, capability), properties.multi_processor_count
     steps = TritonSteps(forward, device, room, batch_size, tuning=tuning, multiprocessors=multiprocessors)
     steps.capture()
     return steps

@@ -1,16 +1,25 @@
 """How large a part of its work each Triton program takes.
 
-The numbers below are defaults by reasoning alone: NOT YET MEASURED on any GPU.
+The defaults below are untuned: no GPU has measured them yet. scripts/tune_decode.py measures on the GPU at hand and
+keeps what it finds in the user's cache folder, from where it is read again.
 """
 
 from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import TypeAdapter, ValidationError
 
 from bitbench.decode.operands import Operand
+from bitbench.facts.errors import LoadError
+from bitbench.methods import cache
 
 _LONG = 16_384
 """A product with so many rows has programs enough for every GPU, so each may take more of them."""
 _MOST_PARTS = 64
 """What one program joins at once."""
+
+
+_FILE = "decode-tuning.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,33 +48,41 @@ _PRODUCTS = {
     "16bit one long": Blocks(8, 512, 4, 3),
     "16bit many short": Blocks(16, 256, 4, 4),
     "16bit many long": Blocks(64, 128, 4, 3),
-    "int8 one short": Blocks(4, 1024, 4, 3),
-    "int8 one long": Blocks(8, 1024, 4, 3),
-    "int8 many short": Blocks(16, 256, 4, 4),
-    "int8 many long": Blocks(64, 128, 4, 3),
+    **{
+        f"{kind} {shape}": blocks
+        for kind in ("int8", "fp8")
+        for shape, blocks in {
+            "one short": Blocks(4, 1024, 4, 3),
+            "one long": Blocks(8, 1024, 4, 3),
+            "many short": Blocks(16, 256, 4, 4),
+            "many long": Blocks(64, 128, 4, 3),
+        }.items()
+    },
     "int4 one short": Blocks(4, 128, 4, 3),
     "int4 one long": Blocks(8, 128, 4, 3),
     "int4 many short": Blocks(16, 32, 4, 3),
     "int4 many long": Blocks(64, 16, 4, 3),
 }
-
-
 # Below compute capability 8.0 Triton multiplies without tensor cores, all numbers of a block in registers at once.
 _UNTIL_8_0 = {
     f"{kind} many {length}": Blocks(16, elements, 4, 1)
-    for kind, elements in (("16bit", 32), ("int8", 32), ("int4", 16))
+    for kind, elements in (("16bit", 32), ("int8", 32), ("fp8", 32), ("int4", 16))
     for length in ("short", "long")
 }
 
 
 @dataclass(frozen=True, slots=True)
 class Tuning:
-    """`products` by `product_key`; `parts_per_sm` programs of attention for each multiprocessor, at most."""
+    """`products` by `product_key`; `parts_per_sm` programs of attention for each multiprocessor, at most.
+
+    `measured` says whether the GPU's own times chose it.
+    """
 
     products: dict[str, Blocks]
     attending: Attending = Attending()
     parts_per_sm: int = 2
     norm_warps: int = 4
+    measured: bool = False
 
     def blocks(self, matrix: Operand, batch_size: int) -> Blocks:
         """Of the product of so many vectors and this matrix."""
@@ -86,3 +103,33 @@ def product_key(matrix: Operand, batch_size: int) -> str:
 def defaults(capability: tuple[int, int]) -> Tuning:
     """For GPUs of this compute capability."""
     return Tuning(_PRODUCTS | (_UNTIL_8_0 if capability < (8, 0) else {}))
+
+
+_KEPT = TypeAdapter(dict[str, Tuning])
+
+
+def file() -> Path:
+    """Where what was measured is kept, by the GPU's name."""
+    return cache.folder() / _FILE
+
+
+def for_gpu(name: str, capability: tuple[int, int]) -> Tuning:
+    """What was measured on such a GPU, else the defaults. Raises LoadError for a file that is damaged."""
+    return _kept().get(name) or defaults(capability)
+
+
+def keep(name: str, tuning: Tuning) -> None:
+    """Write what was measured on such a GPU beside what there is of others."""
+    path = file()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(_KEPT.dump_json(_kept() | {name: tuning}, indent=1))
+
+
+def _kept() -> dict[str, Tuning]:
+    path = file()
+    if not path.exists():
+        return {}
+    try:
+        return _KEPT.validate_json(path.read_bytes())
+    except (OSError, ValidationError) as error:
+        raise LoadError(f"cannot read {path}: remove it, or measure again with scripts/tune_decode.py") from error

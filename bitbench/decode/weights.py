@@ -11,12 +11,13 @@ from types import TracebackType
 from typing import Any, Literal
 
 from bitbench.decode.config import DecoderConfig
-from bitbench.decode.matrix import Dense, Int4Groups, Matrix, int4_groups, int8_rows, stacked
+from bitbench.decode.matrix import Dense, Int4Groups, Matrix, fp8_rows, int4_groups, int8_rows, stacked
 from bitbench.facts.errors import LoadError, Unsupported
 from bitbench.methods.awq_layout import unpack
 from bitbench.methods.safetensors_file import INDEX, WEIGHTS
 
-Storage = Literal["16bit", "int8"]
+Storage = Literal["16bit", "int8", "fp8"]
+_STORE: dict[Storage, Callable[[Any], Matrix]] = {"16bit": Dense, "int8": int8_rows, "fp8": fp8_rows}
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +129,7 @@ def load_weights(
 
         def matrix(name: str, storage: Storage) -> Matrix:
             weight_OI = tensors.get(f"{name}.weight").to(dtype)
-            return int8_rows(weight_OI) if storage == "int8" else Dense(weight_OI)
+            return _STORE[storage](weight_OI)
 
         def projection(name: str) -> Matrix:
             return _awq(tensors, name) if config.group_size else matrix(name, layers)

@@ -24,6 +24,7 @@ from bitbench.methods.registry import MethodChoice
 _STORED = {
     "fp16": "fp16",
     "int8-wo": "int8-wo",
+    "fp8-wo": "fp8-wo",
     "awq-int4": "awq-int4",
     "awq-int4-head8": "awq-int4-head8",
     "rtn-int4": "awq-int4",

@@ -27,6 +27,8 @@ def supports(needs: Sequence[str], choice: MethodChoice, device: str) -> Support
     """Whether transformers can load the method here: packages, and kernels that need a GPU."""
     if choice.kernel and device == "cpu":
         return Supported(False, f"the kernel {choice.kernel} needs a CUDA device: ask for {choice.method.name}")
+    if choice.method.family == "fp8-rows":
+        return Supported(False, f"transformers has no kernel for {choice.method.name}: use the engine fused")
     return missing_packages((*needs, *(n for n in choice.method.needs if n not in needs)))
 
 

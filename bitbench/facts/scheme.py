@@ -37,6 +37,8 @@ LLM_INT8 = Scheme("W8A8 + FP16 outlier columns", 8, 8, 0, 32)
 LLM_INT8_NO_OUTLIERS = Scheme("W8A8", 8, 8, 0, 32)
 # One scale for each output row, 32 bits (16 where the kernel wants the activations' type); lm_head too.
 W8A16 = Scheme("W8A16 by row", 8, 16, 0, 32, 8)
+# The same with 8-bit floats (E4M3).
+W8A16_FP8 = Scheme("W8A16 E4M3 by row", 8, 16, 0, 32, 8)
 # One float32 absmax for each 64 weights (transformers' default: no double quantization).
 NF4 = Scheme("NF4 (W4A16, blocks of 64)", 4, 16, 64, 32)
 

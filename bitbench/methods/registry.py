@@ -6,7 +6,7 @@ from typing import Literal
 from bitbench.facts import scheme as schemes
 from bitbench.facts.scheme import Scheme
 
-Family = Literal["16bit", "bitsandbytes", "int8-rows", "awq"]
+Family = Literal["16bit", "bitsandbytes", "int8-rows", "fp8-rows", "awq"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +75,11 @@ METHODS: dict[str, Method] = {
         Method(
             "int8-wo", "int8-rows", "INT8 weight-only",
             "8-bit weights with a scale for each row, lm_head too, multiplied in 16 bit: no calibration", schemes.W8A16,
+        ),
+        Method(
+            "fp8-wo", "fp8-rows", "FP8 weight-only",
+            "8-bit floats (E4M3) with a scale for each row, lm_head too, multiplied in 16 bit: no calibration",
+            schemes.W8A16_FP8,
         ),
         Method(
             "awq-int4", "awq", "AWQ INT4",

@@ -26,11 +26,12 @@ TYPES = {
     torch.float16: "*fp16", torch.bfloat16: "*bf16", torch.float32: "*fp32", torch.int64: "*i64", torch.int32: "*i32",
     torch.uint8: "*u8", int: "i32", float: "fp32",
 }  # fmt: skip
+SIZES = ("INPUTS", "ELEMENTS", "num_rows", "batch")
 OPTIONS = ("num_warps", "num_stages")
 
 
 def recorded(steps: TritonSteps) -> dict[str, tuple[JITFunction, dict[str, Any], dict[str, int]]]:
-    """The launches of one step, each once: kernel, arguments by name, options."""
+    """The launches of one step: kernel, arguments by name, options. Of those that differ only in sizes, one."""
     found = {}
 
     def record(self, *args, grid, warmup, **options):
@@ -38,7 +39,11 @@ def recorded(steps: TritonSteps) -> dict[str, tuple[JITFunction, dict[str, Any],
             name: value for name, value in options.items() if name not in OPTIONS
         }
         chosen = {name: options[name] for name in OPTIONS if name in options}
-        kinds = {n: v.dtype if isinstance(v, torch.Tensor) else v for n, v in arguments.items()}
+        kinds = {
+            name: value.dtype if isinstance(value, torch.Tensor) else value
+            for name, value in arguments.items()
+            if name not in SIZES
+        }
         found[f"{self.__name__} {kinds}"] = (self, arguments, chosen)
 
     JITFunction.run, before = record, JITFunction.run
@@ -77,12 +82,16 @@ def stack_bytes(cubin: bytes) -> int:
 def main() -> None:
     """See the module."""
     capability, *cases = sys.argv[1:]
+    seen = set()
     for case in cases:
         folder, method, batch = case.split(":")
         decoder = load(Path(folder), method)
         tuning = defaults((int(capability) // 10, int(capability) % 10))
         steps = TritonSteps(decoder.forward, "cpu", 256, int(batch), tuning=tuning, multiprocessors=40)
-        for function, arguments, options in recorded(steps).values():
+        for key, (function, arguments, options) in recorded(steps).items():
+            if key in seen:
+                continue
+            seen.add(key)
             kernel = compiled(function, arguments, options, int(capability))
             kind = arguments.get("FORMAT", "-")
             print(function.__name__, kind, kernel.metadata.shared, stack_bytes(kernel.asm["cubin"]), case, sep=",")

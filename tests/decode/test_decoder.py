@@ -144,6 +144,18 @@ def test_int8_rows_err_by_half_a_step_at_most(folder):
             assert torch.equal(matrix.rows(some), matrix.dequantized()[some])
 
 
+def test_fp8_rows_err_by_half_a_step_at_most(folder):
+    dense, small = load(folder, "fp16", dtype=torch.float32), load(folder, "fp8-wo", dtype=torch.float32)
+    for exact, stored in zip(dense.forward.weights.layers, small.forward.weights.layers, strict=True):
+        weight, matrix = exact.qkv.dequantized(), stored.qkv
+        # Three bits behind the first, down to 2^-9 at the least.
+        half_step = torch.maximum(weight.abs() * 2.0**-4, matrix.scale_O[:, None] * 2.0**-10)
+        assert ((matrix.dequantized() - weight).abs() <= 1.0001 * half_step).all()
+        assert matrix.num_bytes == matrix.shape[0] * (matrix.shape[1] + 4)
+        some = torch.tensor([3, 0, 3])
+        assert torch.equal(matrix.rows(some), matrix.dequantized()[some])
+
+
 def write_awq(folder, source, group_size=32):
     """The 16-bit checkpoint rounded to AutoAWQ's "gemm" layout; returns what the stored numbers mean, by name."""
     tensors, meaning = {}, {}

@@ -14,19 +14,20 @@ CONFIG = parse_config(BASE | {"head_dim": 64})
 
 
 @pytest.mark.parametrize(
-    ("change", "capability", "batch", "path"),
+    ("change", "capability", "batch", "fp8", "path"),
     [
-        ({}, None, 4, "plain"), ({}, (9, 0), 1, "step kernel"), ({}, (9, 0), 2, "Triton"), ({}, (8, 9), 1, "Triton"),
-        ({}, (7, 5), 16, "Triton"), ({"head_dim": 96}, (9, 0), 1, "Triton"),
+        ({}, None, 4, False, "plain"), ({}, (9, 0), 1, False, "step kernel"), ({}, (9, 0), 2, False, "Triton"),
+        ({}, (8, 9), 1, False, "Triton"), ({}, (7, 5), 16, True, "Triton"),
+        ({"head_dim": 96}, (9, 0), 1, False, "Triton"), ({}, (9, 0), 1, True, "Triton"),
     ],
 )  # fmt: skip
-def test_the_capability_the_model_and_the_batch_decide(change, capability, batch, path):
-    assert choose(replace(CONFIG, **change), torch.float16, capability, batch) == path
+def test_the_capability_the_model_and_the_batch_decide(change, capability, batch, fp8, path):
+    assert choose(replace(CONFIG, **change), torch.float16, capability, batch, fp8) == path
 
 
 def test_where_nothing_runs_there_is_one_reason():
     with pytest.raises(Unsupported, match=r"need compute capability 7\.5 and this GPU has 7\.0"):
-        choose(CONFIG, torch.float16, (7, 0), 1)
+        choose(CONFIG, torch.float16, (7, 0), 1, False)
 
 
 def test_a_cache_has_a_little_more_room_within_the_context():

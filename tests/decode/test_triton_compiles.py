@@ -28,7 +28,7 @@ def folders(tmp_path_factory):
 @pytest.mark.parametrize("capability", SHARED)
 def test_every_kernel_compiles_without_spilling(folders, tmp_path, capability):
     wide = "fp16" if capability < 80 else "bf16"
-    cases = [f"qwen3:{wide}:1", f"qwen3:{wide}:3", "awq:awq-int4-head8:1", "awq:awq-int4-head8:16"]
+    cases = [f"qwen3:{wide}:1", f"qwen3:{wide}:3", "awq:awq-int4-head8:1", "awq:awq-int4-head8:16", "qwen2:fp8-wo:3"]
     command = [sys.executable, "-m", "tests.decode.compile_kernels", str(capability)]
     done = subprocess.run(
         [*command, *(f"{folders}/{case}" for case in cases)],
@@ -38,7 +38,7 @@ def test_every_kernel_compiles_without_spilling(folders, tmp_path, capability):
     assert done.returncode == 0, done.stderr
     told = [line.split(",") for line in done.stdout.splitlines()]
     assert {name for name, *_ in told} == {"_embed", "_add_norm", "_product", "_attend", "_join"}
-    assert {kind for name, kind, *_ in told if name == "_product"} == {"16bit", "int8", "int4"}
+    assert {kind for name, kind, *_ in told if name == "_product"} == {"16bit", "int8", "fp8", "int4"}
     for name, kind, shared, stack, case in told:
         assert int(shared) <= SHARED[capability], (name, kind, case)
         assert int(stack) == 0, (name, kind, case)

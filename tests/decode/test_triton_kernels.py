@@ -6,8 +6,8 @@ import torch
 from bitbench.decode import rope
 from bitbench.decode.config import DecoderConfig, RopeConfig
 from bitbench.decode.forward import Forward, multiply, new_cache
-from bitbench.decode.matrix import Dense, int4_groups, int8_rows
-from bitbench.decode.operands import operand
+from bitbench.decode.matrix import Dense, Fp8Rows, fp8_rows, int4_groups, int8_rows
+from bitbench.decode.operands import new_parts, operand
 from bitbench.decode.tuning import Attending, Blocks
 from bitbench.decode.weights import LayerWeights, Weights
 from tests.decode.on_triton import DEVICE, needs_triton, poisoned, random
@@ -20,6 +20,8 @@ def stored(format, rows, inputs, group_size=64):
         return Dense(random(rows, inputs, dtype=torch.float16))
     if format == "int8":
         return int8_rows(random(rows, inputs))
+    if format == "fp8":
+        return fp8_rows(random(rows, inputs))
     shape = (rows, inputs // group_size)
     q, scale = torch.randint(0, 16, (rows, inputs)), torch.rand(shape).half() * 0.1
     return int4_groups(q.to(DEVICE), scale.to(DEVICE), torch.randint(0, 16, shape).to(DEVICE))
@@ -28,6 +30,7 @@ def stored(format, rows, inputs, group_size=64):
 PRODUCTS = [
     ("16bit", 100, 576, 1), ("16bit", 70, 1000, 3), ("16bit", 33, 896, 16),
     ("int8", 100, 1000, 1), ("int8", 50, 576, 8), ("int8", 16, 896, 16),
+    ("fp8", 50, 576, 1), ("fp8", 34, 1000, 3),
     ("int4", 100, 576, 1), ("int4", 40, 896, 3), ("int4", 34, 1024, 16),
 ]  # fmt: skip
 
@@ -42,7 +45,7 @@ def test_products_are_those_of_the_dequantized_matrix(format, rows, inputs, batc
     assert torch.allclose(y, exact + bias, atol=2e-5 * exact.abs().max(), rtol=0)
 
 
-@pytest.mark.parametrize(("format", "batch"), [("16bit", 1), ("int8", 8), ("int4", 1), ("int4", 3)])
+@pytest.mark.parametrize(("format", "batch"), [("16bit", 1), ("int8", 8), ("fp8", 3), ("int4", 1), ("int4", 3)])
 def test_gate_and_up_meet_in_one_product(format, batch):
     from bitbench.decode.kernels.triton.products import product
 
@@ -62,6 +65,18 @@ def test_groups_of_any_size_find_their_scales(group_size, inputs, batch):
     y, exact = poisoned(batch, 20), multiply(x, matrix)
     product(x, operand(matrix), y, Blocks(16, 32, 4, 2))
     assert torch.allclose(y, exact, atol=2e-5 * exact.abs().max(), rtol=0)
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+def test_every_8_bit_float_is_what_it_means(batch):
+    from bitbench.decode.kernels.triton.products import product
+
+    bits = torch.tensor([b for b in range(256) if b & 127 != 127], dtype=torch.uint8, device=DEVICE)  # 127 is NaN
+    matrix = Fp8Rows(bits[:, None].repeat(1, 16), torch.ones(254, device=DEVICE))
+    x, y = torch.zeros(batch, 16, device=DEVICE), poisoned(batch, 254)
+    x[:, 3] = 1.0
+    product(x, operand(matrix), y, Blocks(64, 16, 4, 2))
+    assert torch.equal(y, bits.view(torch.float8_e4m3fn).float().expand(batch, -1))
 
 
 BF16 = pytest.param(
@@ -96,7 +111,7 @@ def test_sums_and_norms_are_the_plain_decoders(batch, hidden, dtype):
         assert torch.allclose(normed, plain._norm(expected, weight), rtol=close, atol=1e-6)
 
 
-@pytest.mark.parametrize("format", ["16bit", "int8"])
+@pytest.mark.parametrize("format", ["16bit", "int8", "fp8"])
 def test_embeddings_are_the_tokens_rows(format):
     from bitbench.decode.kernels.triton.embedding import embed
 
@@ -127,7 +142,7 @@ CASES = [
 
 @pytest.mark.parametrize(("heads", "kv_heads", "head_dim", "norm", "batch", "length", "num_parts"), CASES)
 def test_attention_is_the_plain_decoders_and_appends(heads, kv_heads, head_dim, norm, batch, length, num_parts):
-    from bitbench.decode.kernels.triton.attention import attend, new_parts
+    from bitbench.decode.kernels.triton.attention import attend
 
     c = config(heads, kv_heads, head_dim, norm)
     plain, room = forward(c), length + 20
@@ -153,7 +168,7 @@ def test_attention_is_the_plain_decoders_and_appends(heads, kv_heads, head_dim, 
 
 
 def test_16_bit_attention_rounds_no_worse_than_the_plain_decoder():
-    from bitbench.decode.kernels.triton.attention import attend, new_parts
+    from bitbench.decode.kernels.triton.attention import attend
 
     c = config(14, 2, 64)
     plain = forward(c)

@@ -39,7 +39,7 @@ def triton_steps(decoder, room, batch_size=1):
 
 
 CASES = [
-    ("qwen2", "fp16", 1), ("qwen2", "int8-wo", 3), ("qwen2", "awq-int4-head8", 2),
+    ("qwen2", "fp16", 1), ("qwen2", "int8-wo", 3), ("qwen2", "fp8-wo", 1), ("qwen2", "awq-int4-head8", 2),
     ("llama", "fp16", 4), ("llama", "int8-wo", 1), ("qwen3", "awq-int4", 1),
 ]  # fmt: skip
 

@@ -70,7 +70,7 @@ def test_what_it_does_not_run_has_a_reason(model):
     assert "needs a CUDA device" in engine.supports(parse_method("fp16"), "cpu").reason
     assert "kernels of its own: ask for awq-int4" in engine.supports(parse_method("awq-int4:marlin"), "cuda:0").reason
     assert (
-        "fp16, int8-wo, awq-int4, awq-int4-head8, rtn-int4 and not bnb-int8"
+        "fp16, int8-wo, fp8-wo, awq-int4, awq-int4-head8, rtn-int4 and not bnb-int8"
         in engine.supports(parse_method("bnb-int8"), "cuda:0").reason
     )
     assert engine.supports(parse_method("fp16"), "cuda:0").ok

@@ -8,12 +8,12 @@ Shapes: B sequences, N query heads, K key heads, M query heads of a key head, D 
 P parts.
 """
 
-from dataclasses import dataclass
 from typing import Any
 
 import triton
 import triton.language as tl
 
+from bitbench.decode.operands import Parts
 from bitbench.decode.tuning import Attending
 
 _LOG2_E = 1.4426950408889634
@@ -146,23 +146,6 @@ def _join(
     sum_D = tl.sum(tl.load(part_sums + at_PD, mask=used_PD, other=0.0) * weight_P[:, None], axis=0)
     y_D = sum_D / tl.sum(total_P * weight_P, axis=0)
     tl.store(y + head * HEAD_DIM + d_D, y_D.to(y.dtype.element_ty), mask=d_D < HEAD_DIM)
-
-
-@dataclass(frozen=True, slots=True)
-class Parts:
-    """What the programs that share a head leave behind, float32: sums [B, N, P, D], maxima and totals [B, N, P]."""
-
-    sums: Any
-    maxima: Any
-    totals: Any
-
-
-def new_parts(batch: int, num_heads: int, head_dim: int, num_parts: int, device: Any) -> Parts:
-    """Room for them."""
-    import torch
-
-    shape = (batch, num_heads, num_parts)
-    return Parts(*(torch.empty(s, device=device) for s in ((*shape, head_dim), shape, shape)))
 
 
 def attend(

@@ -1,0 +1,65 @@
+"""The search for block sizes: it walks to what is faster, and its clock refuses wrong steps."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from bitbench.decode import load
+from bitbench.decode.triton_steps import TritonSteps
+from bitbench.decode.tuning import Attending, Blocks, defaults
+from tests.decode.on_triton import DEVICE, needs_triton
+from tests.engines.tiny import write_tiny
+
+pytest.importorskip("triton")
+import tune_decode
+
+START = defaults((8, 0))
+
+
+def test_it_walks_to_the_fastest_and_stops_there():
+    key = "16bit many short"
+
+    def seconds(tuning):
+        blocks = tuning.products[key]
+        return abs(blocks.rows - 64) + abs(blocks.elements - 128) + 8 * (blocks.num_warps != 4) + 10
+
+    found, time_s = tune_decode.best(START, lambda t: tune_decode.neighbours(t, key), seconds)
+    assert found.products[key] == Blocks(64, 128, 4, START.products[key].num_stages)
+    assert time_s == 10
+    assert {k: v for k, v in found.products.items() if k != key} == {
+        k: v for k, v in START.products.items() if k != key
+    }
+
+
+def test_a_gain_within_the_noise_changes_nothing():
+    found, time_s = tune_decode.best(START, tune_decode.attending, lambda t: 1.0 if t == START else 0.999)
+    assert (found, time_s) == (START, 1.0)
+
+
+@needs_triton
+@pytest.mark.skipif(DEVICE != "cpu", reason="steps are not captured here")
+def test_its_clock_times_right_steps_and_refuses_wrong_ones(tmp_path, monkeypatch):
+    decoder = load(write_tiny(tmp_path / "m", num_hidden_layers=1, vocab_size=128), "fp16")
+    tuning = replace(START, products={key: Blocks(64, 64, 4, 2) for key in START.products})
+    steps = TritonSteps(decoder.forward, "cpu", 32, 2, tuning=tuning, multiprocessors=4)
+    assert steps.product_keys() == {"16bit many short"}
+    monkeypatch.setattr(TritonSteps, "capture", lambda self: None)
+    clock = tune_decode.Clock(steps, 10, 2)
+    other = replace(tuning, attending=Attending(16), parts_per_sm=1)
+    assert clock.seconds(other) > 0
+    assert steps.tuning == other
+    decoder.forward.weights.layers[0].down.weight_OI.mul_(3)
+    with pytest.raises(RuntimeError, match="wrong logits"):
+        clock.seconds(tuning)
+
+
+def test_candidates_are_within_bounds_and_differ_in_one_number():
+    for key, now in START.products.items():
+        found = [t.products[key] for t in tune_decode.neighbours(START, key)]
+        assert found and now not in found
+        for blocks in found:
+            assert 256 <= blocks.rows * blocks.elements <= 16_384
+            fields = ("rows", "elements", "num_warps", "num_stages")
+            assert sum(getattr(blocks, f) != getattr(now, f) for f in fields) == 1
+        assert torch.tensor([b.rows for b in found]).min() >= (16 if " many " in key else 1)
