@@ -85,15 +85,19 @@ class FusedModel:
             return self._decoder.logits(ids[:-1], num_last)
 
     def forced_logits(self, prompt_ids: Sequence[int], forced_ids: Sequence[int]) -> Any:
-        """Float32 logits of given tokens by the steps that are timed, [len(forced_ids)][vocab]. Raises OutOfMemory."""
+        """Float32 logits of given tokens by the steps that are timed, [len(forced_ids)][vocab]. Raises OutOfMemory.
+
+        After a batch was generated these are a batch's steps, all of whose sequences are this one.
+        """
         import torch
 
         with memory_errors("reading a text token by token"):
-            steps = self._prepared(1, len(prompt_ids) + len(forced_ids))
-            steps.start(prompt_ids)
+            batch_size = self._steps.batch_size if self._steps else 1
+            steps = self._prepared(batch_size, len(prompt_ids) + len(forced_ids))
+            steps.start_all([prompt_ids] * batch_size)
             rows = [steps.logits().clone()]
             for token in forced_ids[:-1]:
-                steps.force(token)
+                steps.force_all([token] * batch_size)
                 steps.advance(1, keep_logits=True)
                 rows.append(steps.logits().clone())
             return torch.stack(rows)

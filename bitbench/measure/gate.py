@@ -34,13 +34,13 @@ def check(
     batch_size: int = 1,
 ) -> Quality:
     """Both gates. `prompt` is any; `seed` decides the layers' inputs, of which there are as many at once as sequences
-    will be timed; `stored` is a folder of `reference.store`.
+    will be timed, as there are sequences in the steps; `stored` is a folder of `reference.store`.
 
     Raises IncorrectOutput saying what failed, OutOfMemory, Unsupported.
     """
     report(Progress(stage="check", detail="each layer's kernel against the numbers that are stored"))
     given = list(prompt[: max(1, min(_MOST_PROMPT, model.context_len() - _STEPS))])
-    ids = [*given, *model.generate([given], _STEPS, None)[0]]
+    ids = [*given, *model.generate([given] * batch_size, _STEPS, None)[0]]
     checked = numerics.check(model, ids, _STEPS, seed, batch_size)
     found = Quality(passes=())
     if stored is not None:

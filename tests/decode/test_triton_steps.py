@@ -16,8 +16,8 @@ from tests.engines.tiny import prompt_ids, write_tiny
 SMALL = {"hidden_size": 192, "intermediate_size": 320, "num_attention_heads": 6}
 MODELS = {
     "qwen2": ("Qwen2", SMALL | {"tie_word_embeddings": True}),
-    "llama": ("Llama", SMALL | {"num_key_value_heads": 6}),
-    "qwen3": ("Qwen3", SMALL | {"head_dim": 64, "tie_word_embeddings": True}),
+    "llama": ("Llama", SMALL | {"num_key_value_heads": 6, "num_hidden_layers": 1}),
+    "qwen3": ("Qwen3", SMALL | {"head_dim": 64, "tie_word_embeddings": True, "num_hidden_layers": 1}),
 }
 
 

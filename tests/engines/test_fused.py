@@ -61,6 +61,10 @@ def test_forced_tokens_have_the_logits_of_the_whole_text(model):
     stepped, whole = model.forced_logits(ids[:10], ids[10:]), model.logits(ids, 20)
     assert stepped.shape == whole.shape
     assert torch.allclose(stepped, whole, atol=2e-3)
+    model.generate([ids[:10]] * 3, 2, None)  # the gate checks the steps that are timed: a batch's
+    of_three = model.forced_logits(ids[:10], ids[10:])
+    assert of_three.shape == whole.shape
+    assert torch.allclose(of_three, whole, atol=2e-3)
 
 
 def test_what_it_does_not_run_has_a_reason(model):
