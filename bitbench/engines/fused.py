@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import bitbench.decode.decoder as decoders
+from bitbench.decode.step_source import source_hash
 from bitbench.decode.steps import Steps
 from bitbench.engines import hf_loading
 from bitbench.engines.base import LinearLayer, Matrices, OnToken, Supported, TextTokens
@@ -146,8 +147,12 @@ class FusedModel:
         """What takes the steps, and how the layers' matrices are stored."""
         matrix = self._decoder.forward.weights.layers[0].qkv
         count = 4 * self._decoder.config.num_layers
-        name = "step kernel" if self._decoder.device != "cpu" else "plain"
-        return KernelReport(name=name, module_classes={type(matrix).__name__: count})
+        on_gpu = self._decoder.device != "cpu"
+        return KernelReport(
+            name="step kernel" if on_gpu else "plain",
+            module_classes={type(matrix).__name__: count},
+            source=source_hash() if on_gpu else None,
+        )
 
     def matrices(self) -> Matrices:
         """From the weights."""
