@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,6 +16,7 @@ from bitbench.engines.packages import missing_packages
 from bitbench.engines.tokens import encode, gaps_below_top, text_tokens
 from bitbench.facts.errors import Unsupported
 from bitbench.facts.messages import Checkpoint
+from bitbench.facts.profile import LABEL_PREFIX, ModuleRole
 from bitbench.facts.samples import KernelReport
 from bitbench.methods.registry import MethodChoice
 
@@ -39,6 +40,7 @@ class FusedModel:
         self.clock: Callable[[], float] = time.monotonic
         self._decoder, self._tokenizer, self._make_steps = decoder, tokenizer, make_steps
         self._steps: Steps | None = None
+        self._annotating = False
 
     def encode(self, text: str) -> list[int] | None:
         """Token ids under the chat template; None without a tokenizer."""
@@ -62,11 +64,13 @@ class FusedModel:
         prompt = ids[0]
         with memory_errors("generating"):
             steps = self._prepared(len(prompt) + output_len)
-            steps.start(prompt)
+            with self._label("model"):
+                steps.start(prompt)
             self.synchronize()
             if on_token:
                 on_token()
-            steps.advance(output_len - 1)
+            with self._label("step"):
+                steps.advance(output_len - 1)
             return [steps.tokens(len(prompt), output_len)]
 
     def _prepared(self, room: int) -> Steps:
@@ -161,9 +165,22 @@ class FusedModel:
         head = weights.head.shape
         return Matrices(sum(o * i for o, i in shapes), head[0] * head[1], weights.head.num_bytes)
 
-    def annotated(self) -> AbstractContextManager[None]:
-        """One kernel does everything: there are no modules to mark."""
-        return nullcontext()
+    @contextmanager
+    def annotated(self) -> Iterator[None]:
+        """One kernel takes the steps, so there are no modules to mark but the launch."""
+        self._annotating = True
+        try:
+            yield
+        finally:
+            self._annotating = False
+
+    def _label(self, role: ModuleRole) -> AbstractContextManager[Any]:
+        if not self._annotating:
+            return nullcontext()
+        from torch.profiler import record_function
+
+        label: AbstractContextManager[Any] = record_function(LABEL_PREFIX + role)
+        return label
 
     def dtype(self) -> str:
         """float16 or bfloat16."""
