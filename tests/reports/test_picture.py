@@ -1,5 +1,5 @@
-from xml.etree import ElementTree
 from itertools import groupby
+from xml.etree import ElementTree
 
 import pytest
 
