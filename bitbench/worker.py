@@ -144,7 +144,7 @@ def _loaded(session: Session, task: MeasureTask, load_s: float) -> Loaded:
     context = costs.mean_decode_context(sum(prompt_lens) / len(prompt_lens), workload.output_len)
     return Loaded(
         load_s=load_s,
-        kernel=model.kernels(),
+        kernel=model.kernels(workload.batch_size),
         bytes_per_step=costs.bytes_per_step(
             model.weights_bytes(),
             model.unread_embedding_bytes(),

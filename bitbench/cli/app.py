@@ -162,6 +162,7 @@ def show(
         "bitbench explain bitbench-results.jsonl",
         "bitbench explain results/*.jsonl --cell fp16 --cell bnb-nf4",
         "bitbench explain results/h200.jsonl --cell 'fp16 graphed' --format markdown",
+        "bitbench explain results/h200.jsonl --format svg > step.svg",
     )
 )
 def explain(
@@ -172,7 +173,9 @@ def explain(
             "--cell", "-c", help="Words a row must bear, such as 'fp16 graphed'. Repeatable.", show_default=False
         ),
     ] = None,
-    format: Annotated[str, typer.Option("--format", "-f", help="text, markdown or json.")] = "text",
+    format: Annotated[
+        str, typer.Option("--format", "-f", help="text, markdown, json, or svg: a picture of the step's time.")
+    ] = "text",
 ) -> None:
     """Say why each row is as fast as it is, from records with a profile; needs no torch."""
     from bitbench.cli import explain as command

@@ -9,9 +9,10 @@ from bitbench.explain.experiments import experiments
 from bitbench.explain.rows import explain
 from bitbench.reports.explanation import explanation
 from bitbench.reports.explanation_markdown import explanation_json, explanation_markdown
+from bitbench.reports.picture import picture
 from bitbench.results.summary import CellSummary, summarize
 
-FORMATS = ("text", "markdown", "json")
+FORMATS = ("text", "markdown", "json", "svg")
 
 
 def explain_files(files: Sequence[Path], cells: Sequence[str], output_format: str) -> None:
@@ -25,6 +26,9 @@ def explain_files(files: Sequence[Path], cells: Sequence[str], output_format: st
     explained = [e for e in explain(rows) if any(e.row is row for row in chosen)]
     tested = experiments(chosen)
     console = wide_console()
+    if output_format == "svg":
+        console.print(picture(explained), soft_wrap=True, highlight=False, markup=False)
+        return
     if output_format == "text":
         console.print(explanation(explained, tested, console.width), soft_wrap=True, highlight=False, markup=False)
         return

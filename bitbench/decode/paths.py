@@ -2,7 +2,7 @@
 
 from typing import Any, Literal
 
-from bitbench.decode import step_kernel, triton_steps
+from bitbench.decode import step_kernel, step_source, triton_steps
 from bitbench.decode.config import DecoderConfig
 from bitbench.decode.forward import Forward
 from bitbench.decode.matrix import Fp8Rows
@@ -54,6 +54,13 @@ def new_steps(forward: Forward, device: str, room: int, batch_size: int = 1) -> 
     if path == "step kernel":
         return step_kernel.on_cuda(forward, device, room)
     return triton_steps.on_cuda(forward, device, room, batch_size)
+
+
+def source_hash(path: Path) -> str | None:
+    """Identifies the kernels' source in a record; None for the plain forward."""
+    if path == "plain":
+        return None
+    return step_source.source_hash() if path == "step kernel" else triton_steps.source_hash()
 
 
 def rounded(room: int, context_len: int) -> int:

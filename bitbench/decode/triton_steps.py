@@ -4,6 +4,7 @@ On a CPU the same kernels run one by one under Triton's interpreter, where TRITO
 a way to decode. Shapes: B sequences, L positions of the cache.
 """
 
+import hashlib
 import os
 import shutil
 import sysconfig
@@ -24,7 +25,14 @@ from bitbench.decode.tuning import Tuning, for_gpu, product_key
 from bitbench.facts.errors import Unsupported
 
 MAX_BATCH = 16
+_FOLDER = Path(__file__).parent / "kernels" / "triton"
 _CAPABILITY, _BF16_CAPABILITY = (7, 5), (8, 0)
+
+
+def source_hash() -> str:
+    """Identifies the kernels' source in a record."""
+    texts = [path.read_bytes() for path in sorted(_FOLDER.glob("*.py"))]
+    return hashlib.sha256(b"".join(texts)).hexdigest()[:12]
 
 
 def check(config: DecoderConfig, dtype: Any, capability: tuple[int, int], batch_size: int = 1) -> None:

@@ -138,8 +138,8 @@ class LoadedModel(Protocol):
     def context_len(self) -> int:
         """The longest sequence, prompt and output together, that the model is made for."""
 
-    def kernels(self) -> KernelReport:
-        """What really multiplies."""
+    def kernels(self, batch_size: int = 1) -> KernelReport:
+        """What really multiplies, for so many sequences."""
 
     def matrices(self) -> Matrices:
         """How large the matrices are, whatever they are stored in."""

@@ -212,7 +212,7 @@ class FakeModel:
         """Of the shape."""
         return SHAPE.max_positions
 
-    def kernels(self) -> KernelReport:
+    def kernels(self, batch_size: int = 1) -> KernelReport:
         """No kernel at all."""
         return KernelReport(name="fake", module_classes={"Fake": SHAPE.num_layers})
 

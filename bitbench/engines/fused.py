@@ -2,12 +2,12 @@
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Literal
 
 import bitbench.decode.decoder as decoders
-from bitbench.decode import paths
+from bitbench.decode import paths, tuning
 from bitbench.decode.steps import Steps
 from bitbench.decode.triton_steps import check_tools
 from bitbench.engines import hf_loading
@@ -17,6 +17,7 @@ from bitbench.engines.packages import missing_packages
 from bitbench.engines.tokens import encode, gaps_below_top, text_tokens
 from bitbench.facts.errors import Unsupported
 from bitbench.facts.messages import Checkpoint
+from bitbench.facts.profile import LABEL_PREFIX, ModuleRole
 from bitbench.facts.samples import KernelReport
 from bitbench.methods.registry import MethodChoice
 
@@ -38,6 +39,7 @@ class FusedModel:
         self.clock: Callable[[], float] = time.monotonic
         self._decoder, self._tokenizer = decoder, tokenizer
         self._steps: Steps | None = None
+        self._annotating = False
 
     def encode(self, text: str) -> list[int] | None:
         """Token ids under the chat template; None without a tokenizer."""
@@ -61,11 +63,13 @@ class FusedModel:
         prompt_len = len(ids[0])
         with memory_errors("generating"):
             steps = self._prepared(len(ids), prompt_len + output_len)
-            steps.start_all(ids)
+            with self._label("model"):
+                steps.start_all(ids)
             self.synchronize()
             if on_token:
                 on_token()
-            steps.advance(output_len - 1)
+            with self._label("step"):
+                steps.advance(output_len - 1)
             return steps.all_tokens(prompt_len, output_len)
 
     def _prepared(self, batch_size: int, room: int) -> Steps:
@@ -146,14 +150,23 @@ class FusedModel:
         """max_position_embeddings."""
         return self._decoder.config.context_len
 
-    def kernels(self) -> KernelReport:
-        """What takes the steps, and how the layers' matrices are stored."""
+    def kernels(self, batch_size: int = 1) -> KernelReport:
+        """What takes the steps of so many sequences, and how the layers' matrices are stored."""
         matrix = self._decoder.forward.weights.layers[0].qkv
         count = 4 * self._decoder.config.num_layers
-        forward, device = self._decoder.forward, self._decoder.device
-        one, many = (paths.choose_on(forward, device, batch_size) for batch_size in (1, decoders.MAX_BATCH))
-        name = one if one == many else f"{one}, {many} for a batch"
-        return KernelReport(name=name, module_classes={type(matrix).__name__: count})
+        path = paths.choose_on(self._decoder.forward, self._decoder.device, batch_size)
+        classes = {type(matrix).__name__: count}
+        return KernelReport(name=self._name(path), module_classes=classes, source=paths.source_hash(path))
+
+    def _name(self, path: paths.Path) -> str:
+        """With whether Triton's block sizes were measured on such a GPU."""
+        if path != "Triton":
+            return path
+        import torch
+
+        properties = torch.cuda.get_device_properties(self._decoder.device)
+        tuned = tuning.for_gpu(properties.name, (properties.major, properties.minor)).measured
+        return f"Triton, {'tuned' if tuned else 'untuned'}"
 
     def matrices(self) -> Matrices:
         """From the weights."""
@@ -162,9 +175,22 @@ class FusedModel:
         head = weights.head.shape
         return Matrices(sum(o * i for o, i in shapes), head[0] * head[1], weights.head.num_bytes)
 
-    def annotated(self) -> AbstractContextManager[None]:
-        """One kernel does everything: there are no modules to mark."""
-        return nullcontext()
+    @contextmanager
+    def annotated(self) -> Iterator[None]:
+        """One kernel or one graph takes a step, so there are no modules to mark but the launch."""
+        self._annotating = True
+        try:
+            yield
+        finally:
+            self._annotating = False
+
+    def _label(self, role: ModuleRole) -> AbstractContextManager[Any]:
+        if not self._annotating:
+            return nullcontext()
+        from torch.profiler import record_function
+
+        label: AbstractContextManager[Any] = record_function(LABEL_PREFIX + role)
+        return label
 
     def dtype(self) -> str:
         """float16 or bfloat16."""

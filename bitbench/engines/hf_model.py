@@ -118,7 +118,7 @@ class HuggingFaceModel:
         """max_position_embeddings."""
         return int(self._model.config.get_text_config().max_position_embeddings)
 
-    def kernels(self) -> KernelReport:
+    def kernels(self, batch_size: int = 1) -> KernelReport:
         """Classes of the modules in the decoder's layers that hold a matrix."""
         head = self._model.get_output_embeddings()
         counts = Counter(

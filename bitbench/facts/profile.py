@@ -16,16 +16,19 @@ Role = Literal[
     "copies",
     "lm_head",
     "sampling",
+    "whole_step",
     "unattributed",
 ]
 """What a piece of work is for. `projections`: products with the layers' weights. `attention`: scores and values.
 `elementwise`: norms, activations, residuals, rotary positions. `quantize` and `dequantize`: of activations, of weights
 and of integer sums. `copies`: moving without computing, the KV cache included. `sampling`: choosing the token and what
-the engine does for each token outside the model. `unattributed`: launched from nowhere known.
+the engine does for each token outside the model. `whole_step`: a kernel that does all of that. `unattributed`: launched
+from nowhere known.
 """
-ModuleRole = Literal["projections", "lm_head", "attention", "norm", "elementwise", "embedding", "model"]
+ModuleRole = Literal["projections", "lm_head", "attention", "norm", "elementwise", "embedding", "model", "step"]
 """What engines call a module in an annotation of a profile. `attention` is the module around the projections and
-scores, `model` the whole forward pass, in which what no inner module does belongs to residuals, masks and positions.
+scores, `model` the whole forward pass, in which what no inner module does belongs to residuals, masks and positions,
+`step` the launch of a kernel that takes whole steps.
 """
 LABEL_PREFIX = "bitbench:"
 """Such annotations are named so, and then by the module's role."""

@@ -71,11 +71,14 @@ class Bandwidth(Frozen):
 
 
 class KernelReport(Frozen):
-    """What really multiplied: module classes of the projections with their number, and device kernel names."""
+    """What really multiplied: module classes of the projections with their number, device kernel names, and of a kernel
+    of our own the hash of its source.
+    """
 
     name: str
     module_classes: dict[str, int]
     kernel_names: tuple[str, ...] = ()
+    source: str | None = None
 
 
 class TokenCheck(Frozen):

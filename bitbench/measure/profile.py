@@ -173,15 +173,16 @@ def _profile(
     stage: Stage, model: LoadedModel, ids: Sequence[Sequence[int]], pieces: Sequence[Piece], num_steps: int
 ) -> StageProfile:
     needs = _needs(stage, model, ids)
+    num_bytes = sum(needs.bytes_by_role.values())
     return StageProfile(
         stage=stage,
         source="device",
         num_steps=num_steps,
         prompt_len=len(ids[0]),
         num_kernels=len(pieces) / num_steps,
-        roles=tuple(_role_times(pieces, num_steps, needs.bytes_by_role)),
+        roles=tuple(_role_times(pieces, num_steps, {**needs.bytes_by_role, "whole_step": num_bytes})),
         kernels=tuple(_costliest(pieces, num_steps)),
-        bytes_read=sum(needs.bytes_by_role.values()),
+        bytes_read=num_bytes,
         flops=needs.flops,
     )
 

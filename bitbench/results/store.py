@@ -13,8 +13,8 @@ from bitbench.results.record import LINE, SCHEMA_VERSION, Ending, Line, QualityR
 
 Document = dict[str, Any]
 
-MIGRATIONS: dict[int, Callable[[Document], Document]] = {1: lambda document: document, 2: lambda document: document}
-"""From each older schema version to the next. 1 to 2 and 2 to 3 only added fields that may be missing."""
+MIGRATIONS: dict[int, Callable[[Document], Document]] = {version: lambda document: document for version in (1, 2, 3)}
+"""From each older schema version to the next. All so far only added fields that may be missing."""
 
 _PROBE = b"\n" * 65_536
 """Blank lines, about as much as a few records: written and taken back to learn whether the disk has room."""

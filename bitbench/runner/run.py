@@ -157,7 +157,7 @@ class Run:
                     if not self._affordable([state]):
                         self._skip([state])
                         continue
-                    self._one_process(state, watch, self._num_left(cells, position))
+                    self._one_process(state, watch, self._num_left(cells, position), len(cells) - position)
 
     def _num_left(self, cells: list[CellState], position: int) -> int:
         first = self.plan.request.first_processes
@@ -181,7 +181,17 @@ class Run:
                 )
             state.ended_by = "budget"
 
-    def _one_process(self, state: CellState, watch: PowerWatch, num_left: int) -> None:
+    def _deadline_s(self, num_in_round: int) -> float | None:
+        """When a process must be done with what it is at: the budget's rest is shared with those still to come in this
+        round, so that a slow row does not leave the others without one.
+        """
+        budget = self.plan.request.budget_s
+        if not budget:
+            return None
+        now, end = time.monotonic(), self.began_s + budget
+        return now + max(0.0, end - now) / num_in_round
+
+    def _one_process(self, state: CellState, watch: PowerWatch, num_left: int, num_in_round: int) -> None:
         cell, request = state.planned.cell, self.plan.request
         self.listener.task_started("measure", cell, state.next_index, num_left)
         checkpoint = cast(Checkpoint, self.preparing.checkpoint(state.planned))
@@ -194,7 +204,7 @@ class Run:
             device=cell.device,
             process_index=state.next_index,
             prompt_indices=state.next_prompts(request.workload.num_prompts),
-            deadline_s=self.began_s + request.budget_s if request.budget_s else None,
+            deadline_s=self._deadline_s(num_in_round),
             settle_s=_QUICK_SETTLE_S if request.quick else _SETTLE_S,
             profile=request.profile and state.next_index == 0,
             gate=self._gate(state),

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from bitbench.decode.config import parse_config
-from bitbench.decode.paths import choose, rounded
+from bitbench.decode.paths import choose, rounded, source_hash
 from bitbench.facts.errors import Unsupported
 from tests.decode.test_decoder import BASE
 
@@ -28,6 +28,11 @@ def test_the_capability_the_model_and_the_batch_decide(change, capability, batch
 def test_where_nothing_runs_there_is_one_reason():
     with pytest.raises(Unsupported, match=r"need compute capability 7\.5 and this GPU has 7\.0"):
         choose(CONFIG, torch.float16, (7, 0), 1, False)
+
+
+def test_records_tell_one_source_from_another():
+    assert source_hash("plain") is None
+    assert source_hash("step kernel") != source_hash("Triton")
 
 
 def test_a_cache_has_a_little_more_room_within_the_context():

@@ -9,6 +9,7 @@ from bitbench.engines.transformers import TransformersEngine
 from bitbench.facts.errors import Unsupported
 from bitbench.facts.workloads import parse_workload
 from bitbench.measure.memory import meter
+from bitbench.measure.profile import take
 from bitbench.measure.session import Session
 from bitbench.methods.registry import parse_method
 from tests.engines.tiny import checkpoint, prompt_ids, write_tiny
@@ -78,3 +79,11 @@ def test_what_it_does_not_run_has_a_reason(model):
         in engine.supports(parse_method("bnb-int8"), "cuda:0").reason
     )
     assert engine.supports(parse_method("fp16"), "cuda:0").ok
+
+
+def test_a_profile_says_what_prompt_and_steps_are_for(model):
+    decode, prefill = take(model, "cpu", prompt_ids(8))
+    assert {role.role for role in decode.roles} == {"whole_step"}
+    assert {"projections", "attention"} <= {role.role for role in prefill.roles}
+    assert not decode.unattributed and not prefill.unattributed
+    assert decode.roles[0].bytes_read == decode.bytes_read

@@ -64,6 +64,16 @@ def test_the_budget_ends_a_run_and_cells_never_reached_are_skipped(tmp_path, mon
     assert all(r.reason == "the budget ended first" for r in skipped)
 
 
+def test_a_slow_row_leaves_the_others_their_part_of_the_budget(tmp_path, monkeypatch):
+    script(monkeypatch, fp16={"real_s_per_prompt": 0.8})
+    workload = parse_workload("starting-20x8")  # the first row alone would take 16 s
+    request = fake_request("fp16 bnb-int8 bnb-nf4", processes=1, budget_s=12.0, workload=workload)
+    loaded = execute(tmp_path / "r.jsonl", request)
+    counts = {r.cell.method: sum(not s.warmup for s in r.samples) for r in loaded.records}
+    assert {r.status for r in loaded.records} == {"ok"}
+    assert 1 <= counts["fp16"] < 20 and counts["bnb-int8"] == counts["bnb-nf4"] == 20
+
+
 def test_resume_goes_on_where_a_run_was_left(tmp_path):
     out = tmp_path / "r.jsonl"
     whole = execute(tmp_path / "whole.jsonl", fake_request(processes=3))

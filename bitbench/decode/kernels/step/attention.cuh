@@ -75,7 +75,7 @@ DEVICE void receive_heads(const Step& s, int layer, int kv, int position, u32 ta
       float squares = 0;
       UNROLL
       for (int j = 0; j < each; ++j) squares += x[j] * x[j] + y[j] * y[j];
-      const float scale = reciprocal_root(warp_sum(squares) / HEAD_DIM + (float)EPS);
+      const float scale = reciprocal_root(warp_sum(squares) * (1.0f / HEAD_DIM) + (float)EPS);
       const u16* weight = s.qk_norms + (2 * layer + (h == GROUP_HEADS)) * HEAD_DIM;
       UNROLL
       for (int j = 0; j < each; ++j) {
@@ -93,7 +93,7 @@ DEVICE void receive_heads(const Step& s, int layer, int kv, int position, u32 ta
         other = y[j] * cosine[j] + x[j] * sine[j];
       }
       if (h < GROUP_HEADS) {
-        const float scale = LOG2_E * reciprocal_root((float)HEAD_DIM);
+        const float scale = LOG2_E * (HEAD_DIM == 64 ? 0.125f : 0.08838834764831845f);  // HEAD_DIM^-1/2
         turned *= scale, other *= scale;
       }
       const u32 both = pack(turned, other);
@@ -281,10 +281,12 @@ DEVICE void attend(const Step& s, int layer, const Part& part, int position, u32
     for (int w = 0; w < WARPS; ++w) {
       const float factor = exp2_fast(a.most[w][h] - top);
       total = fmaf(a.sum[w][h], factor, total);
-      y = fmaf(a.out[w][h][d], factor, y), z = fmaf(a.out[w][h][d + 1], factor, z);
+      const u64 two = *(const u64*)&a.out[w][h][d];
+      y = fmaf(as_float((u32)two), factor, y), z = fmaf(as_float((u32)(two >> 32)), factor, z);
     }
     if (splits == 1) {
-      const u32 both = pack(y / total, z / total);
+      const float share = divide_fast(1.0f, total);
+      const u32 both = pack(y * share, z * share);
       if (x) x[i] = both;
       else send(s.attended + (of_all * HEAD_DIM + d) / 2, both, tag);
     } else {
@@ -332,7 +334,7 @@ DEVICE void join(const Step& s, int head, int splits, u32 tag, AttentionScratch&
       total = fmaf(one[HEAD_DIM + 1], factor, total);
       x = fmaf(one[d], factor, x), y = fmaf(one[d + 1], factor, y);
     }
-    send(s.attended + (head * HEAD_DIM + d) / 2, pack(x / total, y / total), tag);
+    send(s.attended + (head * HEAD_DIM + d) / 2, pack(divide_fast(x, total), divide_fast(y, total)), tag);
   }
   block_sync();
 }

@@ -104,55 +104,50 @@ DEVICE void stamp(const Step&, int, int, int) {}
 
 // ---- the residual -------------------------------------------------------------------------------------------------
 
-#define EIGHTS (HIDDEN / 8)
-#define EIGHTS_EACH ((EIGHTS + THREADS - 1) / THREADS)
+#define FOURS (HIDDEN / 4)
+#define FOURS_EACH ((FOURS + THREADS - 1) / THREADS)
 
-// Eight neighbouring numbers a thread, those from 8i on the i-th, and so on in steps of 8 THREADS.
+// Four neighbouring numbers a thread, those from 4i on the i-th, and so on in steps of 4 THREADS.
 struct Residual {
-  float at[EIGHTS_EACH][8];
+  float at[FOURS_EACH][4];
 
   template <int parts>
   DEVICE void add(const u64* from, u32 tag) {
-    u64 a[EIGHTS_EACH][parts][4];
+    u64 a[FOURS_EACH][parts][2];
     bool all;
     await_one(from, parts * HIDDEN / 16, 8, tag);
     do {
       all = true;
       UNROLL
-      for (int i = 0; i < EIGHTS_EACH; ++i)
+      for (int i = 0; i < FOURS_EACH; ++i)
         UNROLL
-        for (int p = 0; p < parts; ++p)
-          UNROLL
-          for (int k = 0; k < 4; k += 2) {
-            const int eight = thread() + i * THREADS;
-            a[i][p][k] = a[i][p][k + 1] = (u64)tag << 32;
-            if (eight < EIGHTS) load_packets(from + p * (HIDDEN / 2) + 4 * eight + k, a[i][p][k], a[i][p][k + 1]);
-          }
+        for (int p = 0; p < parts; ++p) {
+          const int four = thread() + i * THREADS;
+          a[i][p][0] = a[i][p][1] = (u64)tag << 32;
+          if (four < FOURS) load_packets(from + p * (HIDDEN / 2) + 2 * four, a[i][p][0], a[i][p][1]);
+        }
       UNROLL
-      for (int i = 0; i < EIGHTS_EACH; ++i)
+      for (int i = 0; i < FOURS_EACH; ++i)
         UNROLL
-        for (int p = 0; p < parts; ++p)
-          UNROLL
-          for (int k = 0; k < 4; ++k) all &= is_tagged(a[i][p][k], tag);
+        for (int p = 0; p < parts; ++p) all &= is_tagged(a[i][p][0], tag) && is_tagged(a[i][p][1], tag);
     } while (!all);
     UNROLL
-    for (int i = 0; i < EIGHTS_EACH; ++i)
+    for (int i = 0; i < FOURS_EACH; ++i)
       UNROLL
       for (int p = 0; p < parts; ++p)
         UNROLL
-        for (int k = 0; k < 4; ++k) at[i][2 * k] += low((u32)a[i][p][k]), at[i][2 * k + 1] += high((u32)a[i][p][k]);
+        for (int k = 0; k < 2; ++k) at[i][2 * k] += low((u32)a[i][p][k]), at[i][2 * k + 1] += high((u32)a[i][p][k]);
   }
 };
 
 struct NormWeights {
-  Words w[EIGHTS_EACH];
+  u64 w[FOURS_EACH];
 
   DEVICE void load(const u16* from) {
     UNROLL
-    for (int i = 0; i < EIGHTS_EACH; ++i) {
-      const int eight = thread() + i * THREADS;
-      w[i] = {0, 0, 0, 0};
-      if (eight < EIGHTS) w[i] = load_constant_words(from + 8 * eight);
+    for (int i = 0; i < FOURS_EACH; ++i) {
+      const int four = thread() + i * THREADS;
+      w[i] = four < FOURS ? load_constant((const u64*)from + four) : 0;
     }
   }
 };
@@ -161,26 +156,24 @@ struct NormWeights {
 DEVICE void normed(const Residual& r, const NormWeights& weights, Shared& m) {
   float squares = 0;
   UNROLL
-  for (int i = 0; i < EIGHTS_EACH; ++i)
+  for (int i = 0; i < FOURS_EACH; ++i)
     UNROLL
-    for (int k = 0; k < 8; ++k) squares = fmaf(r.at[i][k], r.at[i][k], squares);
+    for (int k = 0; k < 4; ++k) squares = fmaf(r.at[i][k], r.at[i][k], squares);
   squares = warp_sum(squares);
   if (lane() == 0) m.red[warp()] = squares;
   block_sync();
   squares = 0;
   UNROLL
-  for (int k = 0; k < (EIGHTS + 31) / 32 && k < WARPS; ++k) squares += m.red[k];
-  const float scale = reciprocal_root(squares / HIDDEN + (float)EPS);
+  for (int k = 0; k < (FOURS + 31) / 32 && k < WARPS; ++k) squares += m.red[k];
+  const float scale = reciprocal_root(squares * (1.0f / HIDDEN) + (float)EPS);
   UNROLL
-  for (int i = 0; i < EIGHTS_EACH; ++i) {
-    const int eight = thread() + i * THREADS;
+  for (int i = 0; i < FOURS_EACH; ++i) {
+    const int four = thread() + i * THREADS;
     const float* x = r.at[i];
-    const Words& w = weights.w[i];
-    if (eight < EIGHTS)
-      *(Words*)(m.x + 4 * eight) = {pack(x[0] * scale * low(w.x), x[1] * scale * high(w.x)),
-                                    pack(x[2] * scale * low(w.y), x[3] * scale * high(w.y)),
-                                    pack(x[4] * scale * low(w.z), x[5] * scale * high(w.z)),
-                                    pack(x[6] * scale * low(w.w), x[7] * scale * high(w.w))};
+    const u32 v = (u32)weights.w[i], w = (u32)(weights.w[i] >> 32);
+    if (four < FOURS)
+      *(u64*)(m.x + 2 * four) = (u64)pack(x[2] * scale * low(w), x[3] * scale * high(w)) << 32 |
+                                pack(x[0] * scale * low(v), x[1] * scale * high(v));
   }
   block_sync();
 }
@@ -313,7 +306,7 @@ DEVICE u64 product(const Step& s, Ring& ring, u32& at, Residual& r, Shared& m, i
         const bool whole = tile < count;
         if constexpr (which == GATE_UP) {
           // Rows 0 to 7 of a tile are of gate, 8 to 15 the same of up.
-          const float up = from_lane(y, 8), inner = y / (1.0f + exp2_fast(-LOG2_E * y)) * up;
+          const float up = from_lane(y, 8), inner = divide_fast(y, 1.0f + exp2_fast(-LOG2_E * y)) * up;
           const float next = from_lane(inner, 1);
           if (whole && row < 8 && row % 2 == 0)
             send(s.inner + (first + tile) * 4 + row / 2, pack(inner, next), tag);
@@ -364,12 +357,12 @@ DEVICE void decode(const Step& s, Ring& ring, Shared& m) {
     if (multiplies) {
       Residual r;
       UNROLL
-      for (int i = 0; i < EIGHTS_EACH; ++i)
+      for (int i = 0; i < FOURS_EACH; ++i)
         UNROLL
-        for (int k = 0; k < 8; k += 2) {
-          const int eight = thread() + i * THREADS;
+        for (int k = 0; k < 4; k += 2) {
+          const int four = thread() + i * THREADS;
           r.at[i][k] = r.at[i][k + 1] = 0;
-          if (eight < EIGHTS) embedded(s, token, 4 * eight + k / 2, r.at[i][k], r.at[i][k + 1]);
+          if (four < FOURS) embedded(s, token, 2 * four + k / 2, r.at[i][k], r.at[i][k + 1]);
         }
       NO_UNROLL
       for (int layer = 0; layer < LAYERS; ++layer, ++tag) {
