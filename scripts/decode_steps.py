@@ -20,6 +20,7 @@ import torch
 from bitbench.decode import decoder as decoders
 from bitbench.decode.step_kernel import StepKernel, on_cuda
 from bitbench.decode.step_source import NUM_WARPS, source_hash
+from bitbench.decode.steps import Steps
 from bitbench.facts.messages import PrepareTask
 from bitbench.facts.models import parse_model
 from bitbench.facts.workloads import parse_workload
@@ -33,7 +34,7 @@ PLACES = ("received", "vector", "weights", "operand", "products", "released", "m
 
 
 @torch.inference_mode()
-def errors(kernel: StepKernel, decoder: decoders.Decoder, num_positions: int) -> dict[str, float]:
+def errors(kernel: Steps, decoder: decoders.Decoder, num_positions: int) -> dict[str, float]:
     """Relative RMS over vocabulary and positions: of the kernel's steps, and of the plain decoder at once."""
     ids = parse_workload(f"p{40 + num_positions}-n2").token_ids(0, decoder.config.vocab_size)[0]
     exact = decoder.in_float32().logits(ids[:-1], num_positions)
@@ -54,7 +55,7 @@ def errors(kernel: StepKernel, decoder: decoders.Decoder, num_positions: int) ->
     }
 
 
-def timed(kernel: StepKernel, vocab_size: int, prompt_len: int, output_len: int, repeats: int) -> dict[str, Any]:
+def timed(kernel: Steps, vocab_size: int, prompt_len: int, output_len: int, repeats: int) -> dict[str, Any]:
     """Microseconds of a step: by the device's clock, and by the host around whole generations."""
     workload = parse_workload(f"p{prompt_len}-n{output_len}")
     host, device, tokens = [], [], []

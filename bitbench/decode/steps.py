@@ -12,7 +12,7 @@ from bitbench.decode.forward import Forward, new_cache
 class Steps(Protocol):
     """`start` reads a prompt and chooses its first token, `advance` chooses more.
 
-    Of a batch, all sequences are equally long, and what does not say `all` is about the first.
+    Sequences of a batch are equally long. What does not say `all` reads of the first, and writes to each the same.
     """
 
     room: int
@@ -80,12 +80,12 @@ class FirstOfAll:
     """One sequence's side of what runs a batch."""
 
     def start(self: Steps, ids: Sequence[int]) -> None:
-        """Read the only prompt."""
-        self.start_all([ids])
+        """Read the same prompt in each sequence."""
+        self.start_all([ids] * self.batch_size)
 
     def force(self: Steps, token: int) -> None:
-        """Of the only sequence."""
-        self.force_all([token])
+        """The next step of each sequence reads this token."""
+        self.force_all([token] * self.batch_size)
 
     def logits(self: Steps) -> Any:
         """float32 [vocab], of the last step or the prompt."""

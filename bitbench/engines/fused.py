@@ -98,10 +98,10 @@ class FusedModel:
         with memory_errors("reading a text token by token"):
             batch_size = self._steps.batch_size if self._steps else 1
             steps = self._prepared(batch_size, len(prompt_ids) + len(forced_ids))
-            steps.start_all([prompt_ids] * batch_size)
+            steps.start(prompt_ids)
             rows = [steps.logits().clone()]
             for token in forced_ids[:-1]:
-                steps.force_all([token] * batch_size)
+                steps.force(token)
                 steps.advance(1, keep_logits=True)
                 rows.append(steps.logits().clone())
             return torch.stack(rows)

@@ -1,0 +1,70 @@
+"""The Triton decode steps on a GPU: are they right, and how fast are they?
+
+For each method and batch size: relative RMS error of the logits over teacher-forced positions, against the same stored
+numbers in float32, beside that of the plain decoder in 16 bit; and the time of a step, by CUDA events and by the host.
+Appends one JSON line each with --out.
+
+    python scripts/triton_steps.py shape:qwen2.5-0.5b --method fp16 --method awq-int4 --batch 1 --batch 8
+"""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from decode_steps import DEVICE, STORED, errors, timed
+
+from bitbench.decode import decoder as decoders
+from bitbench.decode.triton_steps import on_cuda, source_hash
+from bitbench.facts.messages import PrepareTask
+from bitbench.facts.models import parse_model
+from bitbench.methods.checkpoint import prepare
+from bitbench.results.machine import collect
+
+METHODS = {**STORED, "fp8-wo": "fp16"}
+
+
+def main() -> None:
+    """One line a method and batch size."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model")
+    parser.add_argument("--method", action="append", choices=tuple(METHODS))
+    parser.add_argument("--batch", type=int, action="append")
+    parser.add_argument("--prompt-len", type=int, default=40)
+    parser.add_argument("--output-len", type=int, default=128)
+    parser.add_argument("--positions", type=int, default=64, help="teacher-forced, for the error")
+    parser.add_argument("--repeats", type=int, default=9)
+    parser.add_argument("--out", type=Path)
+    arguments = parser.parse_args()
+    environment = collect(DEVICE)
+    room = max(40 + arguments.positions, arguments.prompt_len + arguments.output_len)
+    for method in arguments.method or ["fp16", "awq-int4"]:
+        task = PrepareTask(model=parse_model(arguments.model), method=METHODS[method], device=DEVICE)
+        decoder = decoders.load(Path(prepare(task, lambda _: None).path), method, DEVICE)
+        for batch in arguments.batch or [1]:
+            steps = on_cuda(decoder.forward, DEVICE, room, batch)
+            line: dict[str, Any] = {"model": arguments.model, "method": method, "batch": batch}
+            line |= timed(
+                steps, decoder.config.vocab_size, arguments.prompt_len, arguments.output_len, arguments.repeats
+            )
+            line["tokens_per_s"] *= batch
+            line |= errors(steps, decoder, arguments.positions)
+            line |= {
+                "tuned": steps.tuning.measured,
+                "prompt_len": arguments.prompt_len,
+                "output_len": arguments.output_len,
+                "device_name": environment.device_name,
+                "versions": environment.versions,
+                "kernel_source": source_hash(),
+            }
+            print({k: v for k, v in line.items() if k != "versions"}, flush=True)
+            if arguments.out:
+                with arguments.out.open("a", encoding="utf-8") as out:
+                    out.write(json.dumps(line) + "\n")
+            del steps
+            torch.cuda.empty_cache()
+
+
+if __name__ == "__main__":
+    main()
