@@ -55,14 +55,18 @@ def recorded(steps: TritonSteps) -> dict[str, tuple[JITFunction, dict[str, Any],
 
 
 def compiled(function: JITFunction, arguments: dict[str, Any], options: dict[str, int], capability: int) -> Any:
-    """Down to a cubin. Tensors are taken to start at multiples of 16 bytes, as they do on a GPU."""
-    constants = {p.name for p in function.params if p.is_constexpr} | {n for n, v in arguments.items() if v is None}
+    """Down to a cubin, specialized as Triton does when it launches: None and 1 are constants, tensors start at multiples
+    of 16 bytes, other integers may be multiples of 16.
+    """
+    constants = {p.name for p in function.params if p.is_constexpr}
+    constants |= {n for n, v in arguments.items() if v is None or (type(v) is int and v == 1)}
     signature, attributes = {}, {}
     for number, name in enumerate(function.arg_names):
         value = arguments[name]
         kind = value.dtype if isinstance(value, torch.Tensor) else type(value)
         signature[name] = "constexpr" if name in constants else TYPES[kind]
-        if isinstance(value, torch.Tensor):
+        whole = type(value) is int and value % 16 == 0
+        if name not in constants and (whole or isinstance(value, torch.Tensor)):
             attributes[(number,)] = [["tt.divisibility", 16]]
     constexprs = {(function.arg_names.index(name),): arguments[name] for name in constants}
     source = ASTSource(function, signature, constexprs, attributes)
