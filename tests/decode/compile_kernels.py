@@ -55,8 +55,8 @@ def recorded(steps: TritonSteps) -> dict[str, tuple[JITFunction, dict[str, Any],
 
 
 def compiled(function: JITFunction, arguments: dict[str, Any], options: dict[str, int], capability: int) -> Any:
-    """Down to a cubin, specialized as Triton does when it launches: None and 1 are constants, tensors start at multiples
-    of 16 bytes, other integers may be multiples of 16.
+    """Down to a cubin, specialized as Triton launches it: None and 1 are constants, tensors start at multiples
+    of 16 bytes, and other integers may be multiples of 16.
     """
     constants = {p.name for p in function.params if p.is_constexpr}
     constants |= {n for n, v in arguments.items() if v is None or (type(v) is int and v == 1)}
