@@ -172,8 +172,13 @@ class StepKernel(OneSequence):
 def on_cuda(
     forward: Forward, device: str, room: int, num_warps: int = NUM_WARPS, extra: Mapping[str, str] | None = None
 ) -> StepKernel:
-    """For the GPU `device`, compiled for this model; `extra` are more macros. Raises Unsupported."""
+    """For the GPU `device` and at least `room` positions, compiled for this model; `extra` are more macros.
+
+    Raises Unsupported.
+    """
     import torch
+
+    room = -(-room // 32) * 32
 
     properties = torch.cuda.get_device_properties(device)
     check(forward.config, (properties.major, properties.minor))
@@ -209,7 +214,7 @@ def _buffers(forward: Forward, found: Streams, num_blocks: int, device: str, roo
         "streams": found.packed,
         "shares": _shares(found, num_blocks).to(device),
         **_vectors(forward.weights, zeros(0)),
-        "cos_sin": forward.cos_sin[:, :room].contiguous(),
+        "cos_sin": _padded(forward.cos_sin[:, :room], room),
         "keys": zeros(c.num_layers, c.num_kv_heads, room, c.head_dim, dtype=dtype),
         "values": zeros(c.num_layers, c.num_kv_heads, c.head_dim, room, dtype=dtype),
         "qkv": zeros(c.q_size + 2 * c.kv_size),
@@ -232,6 +237,13 @@ def _buffers(forward: Forward, found: Streams, num_blocks: int, device: str, roo
         "max_splits": max_splits,
         "multiplying": len(found.shares),
     }
+
+
+def _padded(cos_sin: Any, room: int) -> Any:
+    """[2, room, D / 2]: a cache of whole 32 positions may end behind the context, where nothing is read."""
+    import torch
+
+    return torch.nn.functional.pad(cos_sin, (0, 0, 0, room - cos_sin.shape[1])).contiguous()
 
 
 def _vectors(w: Weights, none: Any) -> dict[str, Any]:

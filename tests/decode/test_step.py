@@ -101,6 +101,19 @@ def test_steps_are_bit_identical_however_they_are_launched_and_scheduled(tmp_pat
 
 @needs_compiler
 @torch.inference_mode()
+def test_a_context_need_not_be_whole_32_positions(tmp_path):
+    folder = write_tiny(tmp_path / "m", "Qwen2", **SMALL | {"max_position_embeddings": 50})
+    decoder = load(folder, "fp16")
+    kernel = emulated(decoder, 64, tmp_path)
+    ids = prompt_ids(48)[0]
+    kernel.start(ids)
+    kernel.advance(1, keep_logits=True)
+    sequence = [*ids, *kernel.tokens(48, 1)]
+    assert torch.allclose(kernel.logits(), decoder.logits(sequence, 1)[0], atol=2e-3)
+
+
+@needs_compiler
+@torch.inference_mode()
 def test_a_forced_token_is_read_instead_of_the_chosen_one(tmp_path):
     decoder = model(tmp_path, "qwen2", "fp16")
     kernel = emulated(decoder, 256, tmp_path)
