@@ -128,13 +128,22 @@ def test_a_full_disk_is_one_clear_line(tmp_path):
     assert "cannot write records to /dev/full" in done.stderr
 
 
+# A shell's background job ignores Ctrl-C, and so do its children: these tests may be one.
+INTERRUPTIBLE = """
+import signal
+signal.signal(signal.SIGINT, signal.default_int_handler)
+from bitbench.cli import main
+main()
+"""
+
+
 @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
 def test_interrupt_keeps_finished_records_and_resume_goes_on(tmp_path, stop):
     script = {"*": {"real_s_per_prompt": 0.1}}
     env = os.environ | {"BITBENCH_FAKE_SCRIPT": json.dumps(script)}
     arguments = ["run", "demo", *FAKE, "--out", "r.jsonl"]
     process = subprocess.Popen(
-        [sys.executable, "-m", "bitbench", *arguments], cwd=tmp_path, env=env, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", INTERRUPTIBLE, *arguments], cwd=tmp_path, env=env, stdout=subprocess.PIPE, text=True
     )
     wait_for(lambda: (tmp_path / "r.jsonl").exists() and '"status":"ok"' in (tmp_path / "r.jsonl").read_text())
     time.sleep(0.5)
