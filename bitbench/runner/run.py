@@ -86,7 +86,6 @@ class Run:
             same = record.cell == state.planned.cell and record.environment.pool_key == key
             if same and (record.status == "ok" or record.status in _LASTING):
                 state.records.append(record)
-                state.last_process_s = record.process_s
         if state.records:
             judge(state, self.plan.request)
 
@@ -170,7 +169,7 @@ class Run:
         if budget is None:
             return True
         left = self.began_s + budget - time.monotonic()
-        needed = sum(c.last_process_s or 0.0 for c in cells)
+        needed = sum(c.expected_s for c in cells)
         return left > needed
 
     def _skip(self, cells: list[CellState]) -> None:
@@ -217,7 +216,6 @@ class Run:
         except KeyboardInterrupt:
             self._keep(state, self.recorder.failed(state, Finished(status="interrupted", reason="stopped by the user")))
             raise
-        state.last_process_s = outcome.wall_s
         note = self.gate_note if task.gate and not self.stored_reference else ""
         self._keep(state, self.recorder.measured(state, checkpoint, heard, outcome, watch, share(outcome), note))
         judge(state, request)

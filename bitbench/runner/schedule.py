@@ -20,7 +20,6 @@ class CellState:
     planned: PlannedCell
     prompts_per_process: int
     records: list[Record] = field(default_factory=list)
-    last_process_s: float | None = None
     ended_by: str | None = None
 
     @property
@@ -32,6 +31,12 @@ class CellState:
     def next_index(self) -> int:
         """The number of the next process."""
         return len(self.records)
+
+    @property
+    def expected_s(self) -> float:
+        """How long the next process will take, judged by the last one, whose gate is passed once; 0 where unknown."""
+        last = self.records[-1] if self.records else None
+        return max(0.0, (last.process_s or 0.0) - (last.gate_s or 0.0)) if last else 0.0
 
     def reached_precision(self) -> float | None:
         """Relative half width of the interval between processes; None before two processes."""

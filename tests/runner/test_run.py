@@ -9,6 +9,8 @@ from bitbench.runner.listener import Silent
 from bitbench.runner.plan import make_plan
 from bitbench.runner.preparing import checkpoint_key
 from bitbench.runner.run import Run
+from bitbench.runner.schedule import CellState
+from tests.factories import record
 from tests.runner.runs import collect, execute, fake_request, script
 
 
@@ -129,3 +131,11 @@ def test_stored_methods_have_checkpoints_of_their_own_and_the_others_share_one()
     assert keys[1] == keys[4]
     assert keys[3] == keys[5]
     assert len(set(keys)) == 3
+
+
+def test_a_later_process_is_expected_to_take_what_the_last_one_did_without_its_gate():
+    planned = make_plan(fake_request("fp16"), collect("fake")).cells[0]
+    assert CellState(planned, 1).expected_s == 0
+    first, later = record(process_s=20.0, gate_s=6.0), record(process_s=13.0, gate_s=None)
+    assert CellState(planned, 1, [first]).expected_s == 14.0
+    assert CellState(planned, 1, [first, later]).expected_s == 13.0
