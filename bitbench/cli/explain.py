@@ -1,7 +1,9 @@
 """`bitbench explain`: why each row is as fast as it is, from records."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+
+from rich.text import Text
 
 from bitbench.cli.console import wide_console
 from bitbench.cli.show import load
@@ -26,14 +28,13 @@ def explain_files(files: Sequence[Path], cells: Sequence[str], output_format: st
     explained = [e for e in explain(rows) if any(e.row is row for row in chosen)]
     tested = experiments(chosen)
     console = wide_console()
-    if output_format == "svg":
-        console.print(picture(explained), soft_wrap=True, highlight=False, markup=False)
-        return
-    if output_format == "text":
-        console.print(explanation(explained, tested, console.width), soft_wrap=True, highlight=False, markup=False)
-        return
-    told = explanation_json if output_format == "json" else explanation_markdown
-    console.print(told(explained, tested), soft_wrap=True, highlight=False, markup=False)
+    tellers: dict[str, Callable[[], Text | str]] = {
+        "text": lambda: explanation(explained, tested, console.width),
+        "markdown": lambda: explanation_markdown(explained, tested),
+        "json": lambda: explanation_json(explained, tested),
+        "svg": lambda: picture(explained),
+    }
+    console.print(tellers[output_format](), soft_wrap=True, highlight=False, markup=False)
 
 
 def _chosen(rows: Sequence[CellSummary], cells: Sequence[str]) -> list[CellSummary]:

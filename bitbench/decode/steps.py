@@ -6,7 +6,7 @@ from itertools import pairwise
 from typing import Any, Protocol
 
 from bitbench.decode.config import DecoderConfig
-from bitbench.decode.forward import Forward, new_cache
+from bitbench.decode.forward import Forward, KVCache, new_cache
 
 
 class Steps(Protocol):
@@ -77,7 +77,13 @@ class OneSequence:
 
 
 class FirstOfAll:
-    """One sequence's side of what runs a batch."""
+    """One sequence's side of what runs a batch, and what is kept of it: logits [batch, vocab], tokens by position
+    [batch, room + 1], and the cache.
+    """
+
+    _logits: Any
+    _output: Any
+    _cache: KVCache
 
     def start(self: Steps, ids: Sequence[int]) -> None:
         """Read the same prompt in each sequence."""
@@ -94,6 +100,19 @@ class FirstOfAll:
     def tokens(self: Steps, first: int, count: int) -> list[int]:
         """The tokens chosen for these positions."""
         return self.all_tokens(first, count)[0]
+
+    def all_logits(self) -> Any:
+        """float32 [batch, vocab], of the last step or the prompts."""
+        return self._logits
+
+    def all_tokens(self, first: int, count: int) -> list[list[int]]:
+        """The tokens chosen for these positions. Waits for the device."""
+        found: list[list[int]] = self._output[:, first : first + count].tolist()
+        return found
+
+    def kv_cache_bytes(self) -> int:
+        """Keys and values, as allocated."""
+        return int(self._cache.keys.nbytes + self._cache.values.nbytes)
 
 
 class PlainSteps(FirstOfAll):
@@ -142,16 +161,3 @@ class PlainSteps(FirstOfAll):
 
         with torch.inference_mode():
             self._output[:, self._cache.length] = torch.as_tensor(tokens, device=self._device)
-
-    def all_logits(self) -> Any:
-        """float32 [batch, vocab], of the last step or the prompts."""
-        return self._logits
-
-    def all_tokens(self, first: int, count: int) -> list[list[int]]:
-        """The tokens chosen for these positions."""
-        found: list[list[int]] = self._output[:, first : first + count].tolist()
-        return found
-
-    def kv_cache_bytes(self) -> int:
-        """Keys and values, as allocated."""
-        return int(self._cache.keys.nbytes + self._cache.values.nbytes)

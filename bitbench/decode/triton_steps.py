@@ -241,19 +241,6 @@ class TritonSteps(FirstOfAll):
         with torch.inference_mode():
             self._token.copy_(torch.as_tensor(tokens))
 
-    def all_logits(self) -> Any:
-        """float32 [B, vocab] of the prompts or the last step."""
-        return self._logits
-
-    def all_tokens(self, first: int, count: int) -> list[list[int]]:
-        """The tokens chosen for these positions. Waits for the device."""
-        found: list[list[int]] = self._output[:, first : first + count].tolist()
-        return found
-
-    def kv_cache_bytes(self) -> int:
-        """Keys and values, as allocated."""
-        return int(self._cache.keys.nbytes + self._cache.values.nbytes)
-
 
 def on_cuda(forward: Forward, device: str, room: int, batch_size: int = 1) -> TritonSteps:
     """For the GPU `device`, compiled and captured. Raises Unsupported."""

@@ -61,8 +61,10 @@ def role_of(module: str | None, operators: Sequence[str]) -> Role:
     """The role of work launched inside `module` (None: outside of the model) through `operators`, outermost first."""
     if module is None:
         return "sampling" if operators else "unattributed"
-    if module in ("lm_head", "step"):
-        return "lm_head" if module == "lm_head" else "whole_step"
+    if module == "lm_head":
+        return "lm_head"
+    if module == "step":
+        return "whole_step"
     for operator in reversed(operators):  # the innermost that says something: a product calls its own dequantization
         owners = [prefix for prefix in _OPERATORS if operator.startswith(prefix)]
         if owners:
