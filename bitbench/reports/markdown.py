@@ -4,7 +4,9 @@ from collections.abc import Sequence
 
 from bitbench.reports import below
 from bitbench.reports.columns import columns
+from bitbench.reports.engines import engines_beside
 from bitbench.reports.groups import Group, groups, headings
+from bitbench.reports.section import Section
 from bitbench.results.checks import file_warnings
 from bitbench.results.summary import CellSummary
 
@@ -13,9 +15,15 @@ def markdown(summaries: Sequence[CellSummary]) -> str:
     """A section for each table; definitions once at the end."""
     tables = groups(summaries)
     parts = [_section(group) for group in tables] or ["no records\n"]
+    parts += [_beside(section) for section in engines_beside(summaries)]
     warned = [f"- **!** {escaped(below.warning_line(w, len(summaries)))}" for w in file_warnings(summaries)]
     defined = [f"- **{title}**: {escaped(text)}" for title, text in below.definitions(below.column_keys(tables))]
     return "\n".join([*parts, *_block("", warned), *_block("Definitions:", defined)]).rstrip() + "\n"
+
+
+def _beside(section: Section) -> str:
+    lines = [f"### {escaped(section.title)}", "", *table_lines(section.head, section.rows)]
+    return "\n".join([*lines, *_block("", [escaped(line) for line in section.below])]) + "\n"
 
 
 def _section(group: Group) -> str:

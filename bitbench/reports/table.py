@@ -7,6 +7,7 @@ from rich.text import Text
 
 from bitbench.reports import below
 from bitbench.reports.columns import Column, columns
+from bitbench.reports.engines import engines_beside
 from bitbench.reports.groups import Group, groups, headings
 from bitbench.reports.lines import DEFAULT_WIDTH, MIN_WIDTH, Lines
 from bitbench.results.checks import file_warnings
@@ -50,6 +51,12 @@ def table(summaries: Sequence[CellSummary], width: int = DEFAULT_WIDTH) -> Text:
     shown: set[str] = set()
     for group in tables:
         shown |= _group(lines, group)
+    for section in engines_beside(summaries):
+        lines.wrapped(section.title, "", "bold", indent=2)
+        lines.columns(section.head, section.rows, " ")
+        for line in section.below:
+            lines.wrapped(line, " ", "dim")
+        lines.add("")
     for warned in file_warnings(summaries):
         lines.wrapped(below.warning_line(warned, len(summaries)), " ! ", "yellow")
     for title, definition in below.definitions(shown):
