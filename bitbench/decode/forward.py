@@ -8,7 +8,7 @@ from typing import Any
 
 from bitbench.decode import rope
 from bitbench.decode.config import DecoderConfig
-from bitbench.decode.matrix import Dense, Matrix
+from bitbench.decode.matrix import Matrix
 from bitbench.decode.weights import Weights
 
 
@@ -47,6 +47,14 @@ class Forward:
 
         The caller sees to it that the cache has room.
         """
+        return self.head(self.hidden(ids_BS, cache)[:, -num_last:])
+
+    def head(self, x_BSH: Any) -> Any:
+        """float32 logits [B, S, vocab] of what `hidden` gave."""
+        return multiply(self._norm(x_BSH, self.weights.final_norm), self.weights.head).float()
+
+    def hidden(self, ids_BS: Any, cache: KVCache) -> Any:
+        """Append the tokens to the cache; what the last layer makes of each, [B, S, H]."""
         import torch
 
         w, start = self.weights, cache.length
@@ -59,7 +67,7 @@ class Forward:
             gate_BSF, up_BSF = multiply(self._norm(x_BSH, layer.post_norm), layer.gate_up).chunk(2, dim=-1)
             x_BSH = x_BSH + multiply(torch.nn.functional.silu(gate_BSF) * up_BSF, layer.down)
         cache.length = end
-        return multiply(self._norm(x_BSH[:, -num_last:], w.final_norm), w.head).float()
+        return x_BSH
 
     def _norm(self, x: Any, weight: Any) -> Any:
         """RMSNorm over the last axis in float32 (arXiv 1910.07467), rounded before the weight as transformers does."""
@@ -105,5 +113,4 @@ def multiply(x: Any, matrix: Matrix) -> Any:
     """x [..., I] times the matrix, [..., O], in x's type."""
     import torch
 
-    weight = matrix.weight_OI if isinstance(matrix, Dense) else matrix.dequantized()
-    return torch.nn.functional.linear(x, weight.to(x.dtype))
+    return torch.nn.functional.linear(x, matrix.in_type(x.dtype))

@@ -23,6 +23,9 @@ class Matrix(Protocol):
     def dequantized(self) -> Any:
         """float32 [O, I]: exactly what the stored numbers mean."""
 
+    def in_type(self, dtype: Any) -> Any:
+        """The same rounded to a type, [O, I], with as few passes over memory as can be."""
+
     def rows(self, index_N: Any) -> Any:
         """float32 [N, I]: some rows, as an embedding looks them up."""
 
@@ -46,6 +49,10 @@ class Dense:
     def dequantized(self) -> Any:
         """The weights themselves."""
         return self.weight_OI.float()
+
+    def in_type(self, dtype: Any) -> Any:
+        """The weights themselves, where that is their type."""
+        return self.weight_OI.to(dtype)
 
     def rows(self, index_N: Any) -> Any:
         """The rows themselves."""
@@ -73,6 +80,13 @@ class Int8Rows:
         """q x scale."""
         return self.q_OI.float() * self.scale_O[:, None]
 
+    def in_type(self, dtype: Any) -> Any:
+        """q x scale in float32, then rounded, in one pass."""
+        import torch
+
+        weight_OI = torch.empty(self.shape, dtype=dtype, device=self.q_OI.device)
+        return torch.mul(self.q_OI, self.scale_O[:, None], out=weight_OI)
+
     def rows(self, index_N: Any) -> Any:
         """q x scale of some rows."""
         return self.q_OI[index_N].float() * self.scale_O[index_N, None]
@@ -98,6 +112,10 @@ class Fp8Rows:
     def dequantized(self) -> Any:
         """number x scale."""
         return self._meaning(self.bits_OI, self.scale_O)
+
+    def in_type(self, dtype: Any) -> Any:
+        """number x scale in float32, then rounded."""
+        return self.dequantized().to(dtype)
 
     def rows(self, index_N: Any) -> Any:
         """number x scale of some rows."""
@@ -137,17 +155,31 @@ class Int4Groups:
 
     def dequantized(self) -> Any:
         """(q - zero) x scale."""
-        return self._meaning(self.q_OP, self.scale_OG, self.zero_OG)
+        import torch
+
+        return self._meaning(self.q_OP, self.scale_OG, self.zero_OG, torch.float32)
+
+    def in_type(self, dtype: Any) -> Any:
+        """(q - zero) x scale. In the type of the scales the difference is exact and the product rounded once, as it
+        is from float32; in any other type it comes from float32.
+        """
+        import torch
+
+        exact = dtype if self.scale_OG.dtype == dtype else torch.float32
+        return self._meaning(self.q_OP, self.scale_OG, self.zero_OG, exact).to(dtype)
 
     def rows(self, index_N: Any) -> Any:
         """(q - zero) x scale of some rows."""
-        return self._meaning(self.q_OP[index_N], self.scale_OG[index_N], self.zero_OG[index_N])
-
-    def _meaning(self, q_NP: Any, scale_NG: Any, zero_NG: Any) -> Any:
         import torch
 
-        q_NGK = torch.stack((q_NP & 15, q_NP >> 4), dim=-1).reshape(q_NP.shape[0], scale_NG.shape[1], -1).float()
-        return ((q_NGK - zero_NG.float()[..., None]) * scale_NG.float()[..., None]).reshape(q_NP.shape[0], -1)
+        return self._meaning(self.q_OP[index_N], self.scale_OG[index_N], self.zero_OG[index_N], torch.float32)
+
+    def _meaning(self, q_NP: Any, scale_NG: Any, zero_NG: Any, dtype: Any) -> Any:
+        import torch
+
+        q_NGK = torch.stack((q_NP & 15, q_NP >> 4), dim=-1).reshape(q_NP.shape[0], scale_NG.shape[1], -1)
+        centred_NGK = q_NGK - zero_NG.to(dtype)[..., None]
+        return centred_NGK.mul_(scale_NG.to(dtype)[..., None]).reshape(q_NP.shape[0], -1)
 
 
 def int8_rows(weight_OI: Any) -> Int8Rows:

@@ -5,7 +5,8 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from bitbench.decode.config import DecoderConfig
-from bitbench.decode.forward import Forward, new_cache
+from bitbench.decode.forward import Forward
+from bitbench.decode.prompts import Prompts
 from bitbench.decode.step_source import NUM_WARPS, fields, macros, source
 from bitbench.decode.steps import OneSequence
 from bitbench.decode.stream import GRANULE, Blocks, Streams, streams
@@ -20,6 +21,9 @@ _TAIL = 4096
 # More would be missed where the weights are multiplied.
 _MOST_ATTENDING, _MOST_O_PARTS = 8, 4
 _MOST_STEPS = 4096
+# Granules under way at a time, by the bytes of a layer that a block multiplies: what blocks exchange queues up behind
+# more, and with less the memory idles. Measured on an H100 at 57, 113, 226, 890 and 3,530 KB (docs/log.md).
+_IN_FLIGHT = ((2_000_000, 8), (500_000, 4), (150_000, 2), (0, 1))
 _STAMPS = (5, 10)  # NUM_PRODUCTS and PLACES of step.cu
 
 Arguments = Mapping[str, Any]
@@ -82,11 +86,19 @@ def geometry(config: DecoderConfig, num_blocks: int, num_warps: int = NUM_WARPS)
     return Geometry(count, attending, heads if cut else 1, num_warps, min(granules, 32))
 
 
+def in_flight(weights: Weights, num_blocks: int) -> int:
+    """Granules that a block has under way at a time."""
+    layer = weights.layers[0]
+    a_block = sum(m.num_bytes for m in (layer.qkv, layer.o, layer.gate_up, layer.down)) / num_blocks
+    return next(granules for least, granules in _IN_FLIGHT if a_block >= least)
+
+
 def shared_bytes(config: DecoderConfig, num_warps: int) -> int:
     """What the kernel keeps in shared memory beside its ring, at most."""
     partial = 4 * 2 * MOST_TILES * num_warps * ROWS
     group, head_dim = config.num_heads // config.num_kv_heads, config.head_dim
-    attention = 16 * (head_dim + 32) + 4 * head_dim + num_warps * (512 + 64 + 4 * group * head_dim)
+    joined = 4 * 4 * 18  # a warp's part of what joins the parts of a long context
+    attention = 16 * (head_dim + 32) + 4 * head_dim + num_warps * (512 + 64 + max(4 * group * head_dim, joined))
     vector = 2 * max(config.hidden_size, config.q_size, config.intermediate_size)  # that of down is cut, at most
     return 2 * 8 * 32 + 16 * num_warps + vector + max(partial, attention) + 384
 
@@ -103,15 +115,18 @@ class StepKernel(OneSequence):
     room: int
     geometry: Geometry
     launch: Launch
+    _prompts: Prompts = field(init=False)
     _macros: dict[str, str] = field(init=False)
     _buffers: dict[str, Any] = field(init=False)
     _num_steps: int = 0
 
     def __post_init__(self) -> None:
         assert self.room % 32 == 0, "the kernel reads the cache 32 positions at a time"
+        self._prompts = Prompts(self.forward, self.device)
         shape = self.geometry
         found = streams(self.forward.weights, self.forward.config, shape.multiplying, shape.o_parts)
         self._macros = {name.upper(): str(value) for name, value in asdict(found.cuts).items()}
+        self._macros["IN_FLIGHT"] = str(in_flight(self.forward.weights, shape.multiplying.count))
         self._buffers = _buffers(self.forward, found, self.geometry.num_blocks, self.device, self.room)
 
     def macros(self) -> dict[str, str]:
@@ -124,10 +139,9 @@ class StepKernel(OneSequence):
 
         b = self._buffers
         with torch.inference_mode():
-            cache = new_cache(self.forward.config, 1, len(ids), self.forward.weights.final_norm.dtype, self.device)
-            logits = self.forward.logits(torch.tensor([list(ids)], device=self.device), cache)[0, -1]
-            b["keys"][:, :, : len(ids)] = cache.keys[:, 0].transpose(1, 2)
-            b["values"][..., : len(ids)] = cache.values[:, 0].permute(0, 2, 3, 1)
+            (logits,), read = self._prompts.read([ids])
+            b["keys"][:, :, : len(ids)] = read.keys[:, 0, : len(ids)].transpose(1, 2)
+            b["values"][..., : len(ids)] = read.values[:, 0, : len(ids)].permute(0, 2, 3, 1)
             b["logits"].copy_(logits)
             b["token"].copy_(logits.argmax())
             b["output"][len(ids)] = b["token"][0]
@@ -255,7 +269,7 @@ def _vectors(w: Weights, none: Any) -> dict[str, Any]:
     heads = [v for layer in w.layers for v in (layer.q_norm, layer.k_norm) if v is not None]
     tied = w.embedding is w.head
     return {
-        "embedding": none if tied else w.embedding.dequantized().to(w.final_norm.dtype),
+        "embedding": none if tied else w.embedding.in_type(w.final_norm.dtype),
         "norms": torch.stack([*norms, w.final_norm]),
         "qkv_bias": torch.stack(biases) if biases else none,
         "qk_norms": torch.stack(heads) if heads else none,

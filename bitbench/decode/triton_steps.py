@@ -19,7 +19,9 @@ from typing import Any
 
 from bitbench.decode.config import DecoderConfig
 from bitbench.decode.forward import Forward, new_cache
+from bitbench.decode.graphs import captured
 from bitbench.decode.operands import Operand, new_parts, operand
+from bitbench.decode.prompts import Prompts
 from bitbench.decode.steps import FirstOfAll
 from bitbench.decode.tuning import Tuning, for_gpu, product_key
 from bitbench.facts.errors import Unsupported
@@ -97,6 +99,7 @@ class TritonSteps(FirstOfAll):
         self._layers = [_Operands(*(operand(m) for m in (x.qkv, x.o, x.gate_up, x.down))) for x in w.layers]
         dtype = w.final_norm.dtype
         self._cache = new_cache(c, batch_size, room, dtype, device)
+        self._prompts = Prompts(forward, device, batch_size)
 
         def empty(width: int) -> Any:
             return torch.zeros(batch_size, width, dtype=dtype, device=device)
@@ -133,10 +136,11 @@ class TritonSteps(FirstOfAll):
         import torch
 
         with torch.inference_mode():
-            self._cache.length = 0
-            prompts_BS = torch.tensor([list(row) for row in ids], device=self._device)
-            self._logits.copy_(self._forward.logits(prompts_BS, self._cache)[:, -1])
-            self._position.fill_(prompts_BS.shape[1] - 1)
+            logits_BV, read = self._prompts.read(ids)
+            self._cache.keys[:, :, : read.length] = read.keys[:, :, : read.length]
+            self._cache.values[:, :, : read.length] = read.values[:, :, : read.length]
+            self._logits.copy_(logits_BV)
+            self._position.fill_(read.length - 1)
             self._choose()
 
     def advance(self, num_steps: int, keep_logits: bool = False) -> None:
@@ -193,19 +197,8 @@ class TritonSteps(FirstOfAll):
 
     def capture(self) -> None:
         """Make every step a replay of one CUDA graph. The first launch compiles what is not compiled yet."""
-        import torch
-
-        with torch.inference_mode(), self._on_device():
-            self._position.zero_()  # where there is room for one more
-            side = torch.cuda.Stream()
-            side.wait_stream(torch.cuda.current_stream())
-            with torch.cuda.stream(side):
-                self.launch()
-            torch.cuda.current_stream().wait_stream(side)
-            graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph):
-                self.launch()
-        self._step = graph.replay
+        self._position.zero_()  # where there is room for one more
+        self._step = captured(self.launch, self._device)
 
     def _on_device(self) -> AbstractContextManager[Any]:
         """Triton launches on the current device, events are recorded there."""

@@ -156,6 +156,17 @@ def test_fp8_rows_err_by_half_a_step_at_most(folder):
         assert torch.equal(matrix.rows(some), matrix.dequantized()[some])
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("method", ["fp16", "int8-wo", "fp8-wo", "awq-int4"])
+def test_a_matrix_in_a_type_is_what_it_means_rounded_once(folder, tmp_path, method, dtype):
+    if method == "awq-int4":
+        write_awq(tmp_path / "awq", folder)
+        folder = tmp_path / "awq"
+    for layer in load(folder, method).forward.weights.layers:
+        for matrix in (layer.qkv, layer.down):
+            assert torch.equal(matrix.in_type(dtype), matrix.dequantized().to(dtype))
+
+
 def write_awq(folder, source, group_size=32):
     """The 16-bit checkpoint rounded to AutoAWQ's "gemm" layout; returns what the stored numbers mean, by name."""
     tensors, meaning = {}, {}

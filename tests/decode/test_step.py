@@ -2,12 +2,13 @@
 
 import shutil
 import subprocess
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from bitbench.decode import load
-from bitbench.decode.step_kernel import check, geometry
+from bitbench.decode.step_kernel import check, geometry, in_flight
 from bitbench.decode.step_source import source
 from bitbench.facts.errors import Unsupported
 from tests.decode.emulated import COMPILER, emulated
@@ -19,6 +20,7 @@ MODELS = {
     "qwen2": ("Qwen2", SMALL),
     "llama-tied": ("Llama", SMALL | {"tie_word_embeddings": True, "num_key_value_heads": 4}),
     "qwen3": ("Qwen3", SMALL | {"head_dim": 128}),
+    "one-key-head": ("Llama", SMALL | {"num_key_value_heads": 1, "max_position_embeddings": 4096}),
     "wide": ("Llama", SMALL | {"hidden_size": 640, "intermediate_size": 2560, "num_attention_heads": 10,
                                "num_hidden_layers": 1, "num_key_value_heads": 2}),
 }  # fmt: skip
@@ -69,11 +71,17 @@ def test_logits_and_tokens_are_the_plain_decoders(tmp_path, name, method, o_part
 
 @needs_compiler
 @torch.inference_mode()
-@pytest.mark.parametrize("o_parts", [1, 2])
-def test_a_long_context_is_shared_by_blocks_and_joined(tmp_path, o_parts):
-    decoder = model(tmp_path, "qwen2", "fp16")
-    kernel = emulated(decoder, 1024, tmp_path, num_blocks=9, o_parts=o_parts)
-    for prompt_len in (256, 600, 830):  # two rounds of a block, and more
+@pytest.mark.parametrize(("name", "o_parts", "num_blocks", "prompt_lens"), [
+    ("qwen2", 1, 9, (256, 600, 830)),  # two rounds of a block, and more
+    ("qwen2", 2, 9, (256, 600, 830)), ("qwen3", 2, 9, (830,)), ("llama-tied", 4, 20, (600,)),
+    ("one-key-head", 1, 30, (3000,)),  # 24 parts, which 16 groups of threads join
+])  # fmt: skip
+def test_a_long_context_is_shared_by_blocks_and_joined(tmp_path, name, o_parts, num_blocks, prompt_lens):
+    decoder = model(tmp_path, name, "fp16")
+    kernel = emulated(
+        decoder, 4096 if name == "one-key-head" else 1024, tmp_path, num_blocks=num_blocks, o_parts=o_parts
+    )
+    for prompt_len in prompt_lens:
         ids = prompt_ids(prompt_len, seed=prompt_len)[0]
         kernel.start(ids)
         sequence = [*ids, *kernel.tokens(prompt_len, 1)]
@@ -155,7 +163,7 @@ def test_the_kernel_compiles_and_spills_little(tmp_path, name, bits, head_bits):
     unit = 128
     sizes = SIZES[name] | {
         "EPS": "1e-6", "BITS": bits, "HEAD_BITS": head_bits, "UNIT": unit, "O_UNIT": 64, "HEAD_UNIT": unit, "BF16": 0,
-        "WARPS": 7, "NUM_GRANULES": 24 if name == "0.5B" else 18,
+        "WARPS": 7, "NUM_GRANULES": 24 if name == "0.5B" else 18, "IN_FLIGHT": 2,
     }  # fmt: skip
     (tmp_path / "step.cu").write_text(source(), encoding="utf-8")
     command = ["nvcc", "-std=c++17", "-arch=sm_90", "-cubin", "-Xptxas", "-v", "step.cu", "-o", "k"]
@@ -172,3 +180,19 @@ def test_shared_memory_and_blocks_suit_the_model(tmp_path):
     assert shape.num_blocks == 48  # a tile of gate and up for each
     assert shape.o_parts == 2 and shape.num_attending == 0
     assert 4 <= shape.num_granules <= 32
+
+
+@pytest.mark.parametrize(
+    ("hidden", "inter", "bytes_each", "granules"), [(64, 128, 2, 1), (896, 4864, 2, 2), (3584, 18944, 2, 8)]
+)
+def test_larger_layers_have_more_under_way(hidden, inter, bytes_each, granules):
+    def matrix(rows, columns):
+        return SimpleNamespace(num_bytes=rows * columns * bytes_each)
+
+    layer = SimpleNamespace(
+        qkv=matrix(hidden, hidden),
+        o=matrix(hidden, hidden),
+        gate_up=matrix(2 * inter, hidden),
+        down=matrix(hidden, inter),
+    )
+    assert in_flight(SimpleNamespace(layers=[layer]), 132) == granules

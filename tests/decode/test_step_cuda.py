@@ -69,3 +69,22 @@ def test_the_same_steps_are_bit_identical_however_they_are_launched(source):
     for tokens, logits in found[1:]:
         assert tokens == found[0][0]
         assert torch.equal(logits, found[0][1])
+
+
+def test_blocks_that_come_late_change_nothing(source):
+    """10,000 steps with every warp sleeping at random, what is sent between blocks poisoned before."""
+    decoder = load(source, "fp16", "cuda:0")
+    found = []
+    for delay in ("0", "3000"):
+        kernel = on_cuda(decoder.forward, "cuda:0", 2560, extra={"DELAY": delay})
+        sequences = []
+        for turn in range(4):
+            for name in ("qkv", "attended", "from_o", "inner", "from_down", "parts", "best"):
+                kernel._buffers[name].fill_(-1)  # NaN with a tag that never comes
+            kernel.start(prompt_ids(40 + turn)[0])
+            kernel.advance(2500, keep_logits=True)
+            sequences.append((kernel.tokens(40 + turn, 2501), kernel.logits().clone()))
+        found.append(sequences)
+    for (tokens, logits), (late_tokens, late_logits) in zip(*found, strict=True):
+        assert tokens == late_tokens
+        assert torch.equal(logits, late_logits)

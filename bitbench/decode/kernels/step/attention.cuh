@@ -10,6 +10,10 @@
 #define NEVER (-1e30f)   // the score of a position that is not seen
 #define LOG2_E 1.4426950408889634f
 #define QUERY_ROW (HEAD_DIM + 32)  // 16-bit numbers; rows begin in alternate halves of the banks
+#define JOIN_PAIRS 8     // pairs of dimensions of a head that a block joins
+#define JOINS (HEAD_DIM / 2 / JOIN_PAIRS)  // blocks to a head
+#define JOIN_GROUPS (THREADS / JOIN_PAIRS)
+#define JOIN_AT_ONCE 3   // parts that a thread asks for before it looks at the first: 84 of them in all
 
 static_assert(HEADS % KV_HEADS == 0 && GROUP_HEADS <= 8, "up to eight query heads share a key head");
 static_assert(HEAD_DIM == 64 || HEAD_DIM == 128, "heads of 64 or 128");
@@ -19,7 +23,10 @@ struct AttentionScratch {
   alignas(16) u16 key[HEAD_DIM], value[HEAD_DIM];
   alignas(16) u16 weight[WARPS][8][CHUNK];
   float most[WARPS][8], sum[WARPS][8];
-  float out[WARPS][GROUP_HEADS][HEAD_DIM];
+  union {
+    float out[WARPS][GROUP_HEADS][HEAD_DIM];
+    float joined[JOIN_GROUPS][2 * JOIN_PAIRS + 2];  // weighted sums, their maximum, the sum of weights
+  };
 };
 
 DEVICE float warp_sum(float v) {
@@ -205,8 +212,8 @@ DEVICE void attend(const Step& s, int layer, const Part& part, int position, u32
     UNROLL
     for (int j = 0; j < 4; ++j) out[i][j] = 0;
   for (int start = first; start < end; start += CHUNK * WARPS) {
-    if (start != first) keys.load(s, head, start);
-    if (start != first || HEAD_DIM != 64) values.load(s, head, start);
+    const int next = start + CHUNK * WARPS;
+    if (HEAD_DIM != 64) values.load(s, head, start);
     const bool last = position - start < CHUNK;
     if (last) keys.put(a.key, position - start);
     float score[2][4];
@@ -222,6 +229,7 @@ DEVICE void attend(const Step& s, int layer, const Part& part, int position, u32
         mma(score[tile], k.z, l.z, k.w, l.w, q.z, q.w);
       }
     }
+    if (next < end) keys.load(s, head, next);  // under way while these are weighed
     UNROLL
     for (int c = 0; c < 2; ++c) {  // the column of head 2t + c
       float highest = NEVER;
@@ -258,6 +266,7 @@ DEVICE void attend(const Step& s, int layer, const Part& part, int position, u32
       mma(out[i], v.x, u.x, v.y, u.y, w.x, w.y);
       mma(out[i], v.z, u.z, v.w, u.w, w.z, w.w);
     }
+    if (HEAD_DIM == 64 && next < end) values.load(s, head, next);
   }
   UNROLL
   for (int c = 0; c < 2; ++c) {
@@ -298,41 +307,51 @@ DEVICE void attend(const Step& s, int layer, const Part& part, int position, u32
   block_sync();
 }
 
-// The parts of one head. Pairs of dimensions over threads, parts over groups of threads.
-DEVICE void join(const Step& s, int head, int splits, u32 tag, AttentionScratch& a) {
-  constexpr int pairs = HEAD_DIM / 2, groups = THREADS / pairs;
-  const int group = thread() / pairs, d = thread() % pairs * 2;
+// Joins the parts of some dimensions of one head; `piece` counts heads and their pieces. A thread takes a pair of dimensions
+// of every JOIN_GROUPS-th part, and asks for several before it looks at the first: a look takes most of a microsecond.
+DEVICE void join(const Step& s, int piece, int splits, u32 tag, AttentionScratch& a) {
+  const int head = piece / JOINS, group = thread() / JOIN_PAIRS, pair = thread() % JOIN_PAIRS;
+  const int d = (piece % JOINS * JOIN_PAIRS + pair) * 2;
   float most = NEVER, total = 0, x = 0, y = 0;
   block_sync();  // what the phase before keeps here has been read
-  for (int split = group; split < splits; split += groups) {
-    const u64* from = s.parts + (u64)(head * s.max_splits + split) * (HEAD_DIM + 2);
-    u64 p, q, m, n;
+  NO_UNROLL
+  for (int split = group; split < splits; split += JOIN_AT_ONCE * JOIN_GROUPS) {
+    u64 p[JOIN_AT_ONCE], q[JOIN_AT_ONCE], m[JOIN_AT_ONCE], n[JOIN_AT_ONCE];
+    bool all;
     do {
-      load_packets(from + d, p, q);
-      load_packets(from + HEAD_DIM, m, n);
-    } while (!is_tagged(p, tag) || !is_tagged(q, tag) || !is_tagged(m, tag) || !is_tagged(n, tag));
-    const float theirs = as_float((u32)m), top = theirs > most ? theirs : most;
-    const float old = exp2_fast(most - top), now = exp2_fast(theirs - top);
-    most = top, total = fmaf(as_float((u32)n), now, total * old);
-    x = fmaf(as_float((u32)p), now, x * old), y = fmaf(as_float((u32)q), now, y * old);
+      all = true;
+      UNROLL
+      for (int k = 0; k < JOIN_AT_ONCE; ++k) {
+        const int one = split + k * JOIN_GROUPS;
+        const u64* from = s.parts + (u64)(head * s.max_splits + one) * (HEAD_DIM + 2);
+        p[k] = q[k] = n[k] = (u64)tag << 32, m[k] = (u64)tag << 32 | as_bits(NEVER);
+        if (one < splits) load_packets(from + d, p[k], q[k]), load_packets(from + HEAD_DIM, m[k], n[k]);
+      }
+      UNROLL
+      for (int k = 0; k < JOIN_AT_ONCE; ++k)
+        all &= is_tagged(p[k], tag) && is_tagged(q[k], tag) && is_tagged(m[k], tag) && is_tagged(n[k], tag);
+    } while (!all);
+    UNROLL
+    for (int k = 0; k < JOIN_AT_ONCE; ++k) {
+      const float theirs = as_float((u32)m[k]), top = theirs > most ? theirs : most;
+      const float old = exp2_fast(most - top), now = exp2_fast(theirs - top);
+      most = top, total = fmaf(as_float((u32)n[k]), now, total * old);
+      x = fmaf(as_float((u32)p[k]), now, x * old), y = fmaf(as_float((u32)q[k]), now, y * old);
+    }
   }
-  float* mine = &a.out[0][0][0] + group * (HEAD_DIM + 2);
-  mine[d] = x, mine[d + 1] = y;
-  if (d == 0) mine[HEAD_DIM] = most, mine[HEAD_DIM + 1] = total;
+  float* mine = a.joined[group];
+  mine[2 * pair] = x, mine[2 * pair + 1] = y;
+  if (pair == 0) mine[2 * JOIN_PAIRS] = most, mine[2 * JOIN_PAIRS + 1] = total;
   block_sync();
   if (group == 0) {
-    const float* all = &a.out[0][0][0];
     float top = NEVER;
     total = x = y = 0;
-    for (int k = 0; k < groups; ++k) {
-      const float theirs = all[k * (HEAD_DIM + 2) + HEAD_DIM];
-      top = theirs > top ? theirs : top;
-    }
-    for (int k = 0; k < groups; ++k) {
-      const float* one = all + k * (HEAD_DIM + 2);
-      const float factor = exp2_fast(one[HEAD_DIM] - top);
-      total = fmaf(one[HEAD_DIM + 1], factor, total);
-      x = fmaf(one[d], factor, x), y = fmaf(one[d + 1], factor, y);
+    for (int k = 0; k < JOIN_GROUPS; ++k) top = a.joined[k][2 * JOIN_PAIRS] > top ? a.joined[k][2 * JOIN_PAIRS] : top;
+    for (int k = 0; k < JOIN_GROUPS; ++k) {
+      const float* one = a.joined[k];
+      const float factor = exp2_fast(one[2 * JOIN_PAIRS] - top);
+      total = fmaf(one[2 * JOIN_PAIRS + 1], factor, total);
+      x = fmaf(one[2 * pair], factor, x), y = fmaf(one[2 * pair + 1], factor, y);
     }
     send(s.attended + (head * HEAD_DIM + d) / 2, pack(divide_fast(x, total), divide_fast(y, total)), tag);
   }

@@ -7,8 +7,6 @@
 // received all that comes before; those who receive `inner` send `from_down` after it; and all that the next layer
 // sends depends on all of both.
 
-
-// With FREE nobody waits: how fast a step would be if exchanging cost nothing. What it computes means nothing then.
 DEVICE bool is_tagged(u64 packet, u32 tag) { return FREE || (u32)(packet >> 32) == tag; }
 DEVICE void send(u64* to, u32 value, u32 tag) { store_packet(to, (u64)tag << 32 | value); }
 DEVICE void send(u64* to, float value, u32 tag) { send(to, as_bits(value), tag); }
@@ -17,12 +15,15 @@ DEVICE void send(u64* to, float value, u32 tag) { send(to, as_bits(value), tag);
 // look at different ones of `n` that lie `apart`, and one warp of each does, since many looks at one place, or at all of
 // them, hold up the weights on their way through the same cache (docs/log.md).
 DEVICE void await_one(const u64* from, int n, int apart, u32 tag) {
-#if AWAIT
   if (warp() == 0)
-    while (!is_tagged(load_packet(from + block() % n * apart), tag))
-      if (NAP) nap(NAP);
+    while (!is_tagged(load_packet(from + block() % n * apart), tag)) {
+    }
   block_sync();
-#endif
+}
+
+// With DELAY: blocks and warps come at other times, and everything must come out the same.
+DEVICE void delay() {
+  if (DELAY) nap((cycles() + 977 * block() + 71 * warp()) * 2654435761u % (DELAY + 1));
 }
 
 // Waits for `n` pairs of packets, three of each thread at a time; `take(at, a, b)` is called for pair `at`.

@@ -1,25 +1,21 @@
 // The launcher gives, as macros: HIDDEN INTER LAYERS HEADS KV_HEADS HEAD_DIM VOCAB EPS; BITS and HEAD_BITS (16, 8 or 4)
 // of the layers' and lm_head's weights; UNIT, O_UNIT and HEAD_UNIT, inputs of a unit of these (product.cuh); QKV_BIAS,
 // QK_NORM, TIED, BF16 (0 or 1); O_PARTS and DOWN_PARTS, into how many parts the inputs of o and down are cut; WARPS that
-// multiply; NUM_GRANULES of the ring.
+// multiply; NUM_GRANULES of the ring; IN_FLIGHT, granules asked for and not there yet, at most, but for lm_head's.
+// For diagnosis: PROFILE 1 keeps when each block reached each place; FREE 1 lets nobody wait for another block, so what
+// is computed means nothing; DELAY makes every warp sleep, up to so many nanoseconds, another time each time.
 
 #ifndef PROFILE
 #define PROFILE 0
 #endif
-#ifndef AWAIT
-#define AWAIT 1
-#endif
-#ifndef NAP
-#define NAP 0  // nanoseconds between two looks at packets
-#endif
 #ifndef FREE
 #define FREE 0
+#endif
+#ifndef DELAY
+#define DELAY 0
 #endif
 #define THREADS (32 * WARPS)
 #define BLOCK_THREADS (THREADS + 32 + 32 * PROFILE)  // the last warp is the producer; with PROFILE another watches
 #define GRANULE 8192
-#ifndef IN_FLIGHT
-#define IN_FLIGHT (BITS == 4 ? 1 : 2)  // granules asked for and not there yet, at most, but for lm_head's
-#endif
 #define RING (GRANULE * NUM_GRANULES)
 #define TAIL 4096

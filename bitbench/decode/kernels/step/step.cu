@@ -295,10 +295,12 @@ DEVICE u64 product(const Step& s, Ring& ring, u32& at, Residual& r, Shared& m, i
   float bias = 0;
   u64 best = 0;
   stamp(s, layer, which, 0);
+  delay();
   // While the vector is still under way.
   if (count) ring.wait(at + (u32)((count < batch ? count : batch) * T::segment) * T::unit_bytes);
   if (QKV_BIAS && which == QKV && thread() < 16 * count) bias = low(load_constant(biases + thread()));
   vector_of<which>(s, r, m, layer, splits, tag);
+  delay();
   stamp(s, layer, which, 2);
   const auto mark = [&](int place) { stamp(s, layer, which, place); };
   multiply<Product<which>::bits, Product<which>::inputs, Product<which>::unit>(
@@ -332,6 +334,7 @@ DEVICE u64 product(const Step& s, Ring& ring, u32& at, Residual& r, Shared& m, i
 
 // What this block does of a layer's attention: for its own part of o, or one of the parts that all blocks share.
 DEVICE void attention(const Step& s, Shared& m, int layer, int position, int splits, u32 tag) {
+  delay();
   const bool itself = attends_itself(splits);
   const int tiles = HIDDEN / 16, first = m.share.first[O], end = itself ? O_PARTS : KV_HEADS * splits;
   int u = itself ? (m.share.count[O] ? first / tiles : end) : num_blocks() - 1 - block();
@@ -341,7 +344,7 @@ DEVICE void attention(const Step& s, Shared& m, int layer, int position, int spl
     attend(s, layer, part, position, tag, itself ? m.x : 0, m.attention);
   }
   if (splits > 1 && block() < s.multiplying)
-    for (int head = block(); head < HEADS; head += s.multiplying) join(s, head, splits, tag, m.attention);
+    for (int piece = block(); piece < HEADS * JOINS; piece += s.multiplying) join(s, piece, splits, tag, m.attention);
 }
 
 DEVICE void decode(const Step& s, Ring& ring, Shared& m) {
