@@ -1,53 +1,59 @@
 """Engine beside engine: what the same method reaches under each, where a file holds several."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from bitbench.reports.section import Section
 from bitbench.results import units
 from bitbench.results.summary import CellSummary
 
-_ABOUT = (
+_SPEED = (
     "tok/s at the median; in brackets the share of the ceiling, which is what the measured read bandwidth allows for "
     "the bytes of a step. Of several kernels of a method the fastest counts.",
 )
+_PAYS = ("Over the fastest 16-bit row of the same engine. What quantization pays depends on what else takes time.",)
 
 
 def engines_beside(summaries: Sequence[CellSummary]) -> list[Section]:
-    """A small table for each model, workload, device and environment that was measured under more than one engine."""
+    """For each model, workload, device and environment that was measured under more than one engine: the speeds, and
+    what each method gains.
+    """
     alike: dict[tuple[object, ...], list[CellSummary]] = {}
     for row in summaries:
         if row.workload:
             model, _, *rest = row.table_key
             alike.setdefault((model, *rest), []).append(row)
-    return [_section(rows) for rows in alike.values() if len({row.engine for row in rows if _tokens(row)}) > 1]
+    several = [rows for rows in alike.values() if len({row.engine for row in rows if _tokens(row)}) > 1]
+    return [section for rows in several for section in _sections(rows)]
 
 
-def _section(rows: Sequence[CellSummary]) -> Section:
-    first = rows[0]
-    engines = sorted(
-        {row.engine for row in rows}, key=lambda engine: max(_tokens(r) for r in rows if r.engine == engine)
-    )
+def _sections(rows: Sequence[CellSummary]) -> list[Section]:
+    about = f"{rows[0].model_title} on {rows[0].device_name} · {rows[0].workload}"
+    fastest = {engine: max(_tokens(r) for r in rows if r.engine == engine) for engine in {r.engine for r in rows}}
+    engines = sorted(fastest, key=lambda engine: fastest[engine])
+    best = {(_method(row), row.engine): row for row in sorted(rows, key=_tokens)}
     methods = list(dict.fromkeys(_method(row) for row in rows))
-    return Section(
-        title=f"Engine beside engine: {first.model_title} on {first.device_name} · {first.workload}",
-        head=["method", *engines, "ceiling"],
-        rows=[_line(method, engines, [row for row in rows if _method(row) == method]) for method in methods],
-        below=_ABOUT,
-    )
+
+    def lines(cell: Callable[[CellSummary], str]) -> list[list[str]]:
+        of = [[best.get((method, engine)) for engine in engines] for method in methods]
+        return [[m, *(cell(row) if row else "" for row in found)] for m, found in zip(methods, of, strict=True)]
+
+    ceilings = [_ceiling([row for row in rows if _method(row) == method]) for method in methods]
+    speeds = [[*line, ceiling] for line, ceiling in zip(lines(_speed), ceilings, strict=True)]
+    gains = [line for line in lines(lambda row: units.ratio(row.speedup)) if any(c not in ("", "-") for c in line[1:])]
+    return [
+        Section(f"Engine beside engine: {about}", ["method", *engines, "ceiling"], speeds, _SPEED),
+        Section("What a method gains under each engine", ["method", *engines], gains, _PAYS),
+    ]
 
 
-def _line(method: str, engines: Sequence[str], rows: Sequence[CellSummary]) -> list[str]:
-    best = {row.engine: row for row in sorted(rows, key=_tokens)}
-    ceilings = [row.ceiling_tokens_per_s for row in rows if row.ceiling_tokens_per_s]
-    return [method, *(_cell(best.get(engine)) for engine in engines), units.significant(max(ceilings, default=None))]
-
-
-def _cell(row: CellSummary | None) -> str:
-    if row is None:
-        return ""
+def _speed(row: CellSummary) -> str:
     if row.decode_tokens_per_s is None:
         return row.status
     return f"{units.significant(row.decode_tokens_per_s)} ({units.percent(row.mbu)} %)"
+
+
+def _ceiling(rows: Sequence[CellSummary]) -> str:
+    return units.significant(max((row.ceiling_tokens_per_s or 0.0 for row in rows), default=0.0) or None)
 
 
 def _method(row: CellSummary) -> str:

@@ -15,10 +15,15 @@ def markdown(summaries: Sequence[CellSummary]) -> str:
     """A section for each table; definitions once at the end."""
     tables = groups(summaries)
     parts = [_section(group) for group in tables] or ["no records\n"]
-    parts += [_beside(section) for section in engines_beside(summaries)]
+    parts += [beside] if (beside := beside_markdown(summaries)) else []
     warned = [f"- **!** {escaped(below.warning_line(w, len(summaries)))}" for w in file_warnings(summaries)]
     defined = [f"- **{title}**: {escaped(text)}" for title, text in below.definitions(below.column_keys(tables))]
     return "\n".join([*parts, *_block("", warned), *_block("Definitions:", defined)]).rstrip() + "\n"
+
+
+def beside_markdown(summaries: Sequence[CellSummary]) -> str:
+    """Engine beside engine, where there are several; empty where there are not."""
+    return "\n".join(_beside(section) for section in engines_beside(summaries))
 
 
 def _beside(section: Section) -> str:

@@ -1,15 +1,20 @@
-"""A step's time as a picture (SVG): a bar for each row, all on one scale, with the parts that `explain` tells apart."""
+"""A step's time as a picture (SVG): a bar for each row, with the parts that `explain` tells apart.
 
-from collections.abc import Sequence
+The tables with the longest steps come first. All bars are on one scale, but a table whose steps are much shorter is
+drawn some whole number of times as wide, and says so.
+"""
+
+from collections.abc import Mapping, Sequence
 from html import escape
 
 from bitbench.explain.rows import Explained
 from bitbench.explain.step import Step, bar
-from bitbench.reports.groups import groups, headings
+from bitbench.reports.groups import Group, groups, headings
 from bitbench.results import units
 
 _WIDTH, _LEFT, _RIGHT = 1000, 230, 190
 _ROW, _BAR, _HEAD = 26, 16, 30
+_MUCH_SHORTER = 5
 # By how a part's name begins: what the hardware needs, what it does beyond that, and when nothing runs.
 _COLOURS = {"ceiling": "#1a7f64", "rest of": "#e0a030", "gaps": "#9a9a9a", "not known": "#e4e4e4", "": "#d65f5f"}
 
@@ -20,18 +25,18 @@ def picture(explained: Sequence[Explained]) -> str:
     longest = max((e.step.time_s for e in explained if e.step), default=None)
     if longest is None:
         raise ValueError("no row has a step's time to draw")
-    scale = (_WIDTH - _LEFT - _RIGHT) / longest
     parts: list[str] = []
     y = 8
-    for group in groups([e.row for e in explained]):
-        lines = [(label, by_row[id(row)]) for row, label in zip(group.rows, group.labels, strict=True)]
-        if not any(one.step for _, one in lines):
+    for group in sorted(groups([e.row for e in explained]), key=lambda group: -_longest(group, by_row)):
+        if not (mine := _longest(group, by_row)):
             continue
-        parts.append(_text(8, y + 18, headings(group)[0], "font-weight='bold'"))
+        times = int(longest / mine) if longest / mine >= _MUCH_SHORTER else 1
+        told = f" · drawn {times} times as wide" if times > 1 else ""
+        parts.append(_text(8, y + 18, headings(group)[0] + told, "font-weight='bold'"))
         y += _HEAD
-        for label, one in lines:
-            if one.step:
-                parts += _row(y, label, one.step, scale)
+        for row, label in zip(group.rows, group.labels, strict=True):
+            if step := by_row[id(row)].step:
+                parts += _row(y, label, step, times * (_WIDTH - _LEFT - _RIGHT) / longest)
                 y += _ROW
         y += 10
     names = dict.fromkeys(part.name for e in explained if e.step for part in bar(e.step) if part.seconds)
@@ -51,6 +56,11 @@ def picture(explained: Sequence[Explained]) -> str:
     )
 
 
+def _longest(group: Group, by_row: Mapping[int, Explained]) -> float:
+    """The longest step of a table, seconds; 0 without any."""
+    return max((step.time_s for row in group.rows if (step := by_row[id(row)].step)), default=0.0)
+
+
 def _row(y: int, label: str, step: Step, scale: float) -> list[str]:
     drawn, x = [_text(_LEFT - 8, y + 13, label, "text-anchor='end'")], float(_LEFT)
     for part in bar(step):
@@ -62,7 +72,9 @@ def _row(y: int, label: str, step: Step, scale: float) -> list[str]:
                 f"<title>{told}</title></rect>"
             )
         x += width
-    share = "" if step.ceiling_s is None else f", ceiling {step.share(min(step.ceiling_s, step.time_s)):.0%}"
+    share = (
+        "" if step.ceiling_s is None else f", ceiling {units.percent(step.share(min(step.ceiling_s, step.time_s)))} %"
+    )
     return [*drawn, _text(x + 6, y + 13, f"{units.duration(step.time_s)}{share}")]
 
 

@@ -10,17 +10,17 @@ def _records() -> list[Record]:
     fused, eager = {"engine": "fused"}, {"engine": "transformers"}
     return [
         record("fp16", [0.001], where=fused),
-        record("int8-wo", [0.0005], where=fused),
-        record("awq-int4", [0.0004], where=fused),
+        record("int8-wo", [0.0005], bits=4, where=fused),
+        record("awq-int4", [0.0004], bits=4, where=fused),
         record("fp16", [0.01], where=eager),
-        record("awq-int4:marlin", [0.02], where=eager),
-        record("awq-int4:gemm", [0.04], where=eager),
+        record("awq-int4:marlin", [0.02], bits=4, where=eager),
+        record("awq-int4:gemm", [0.04], bits=4, where=eager),
         record("bnb-nf4", status="out_of_memory", reason="no memory", where=eager),
     ]
 
 
 def test_each_method_has_the_fastest_of_its_kernels_under_each_engine() -> None:
-    (section,) = engines_beside(summarize(_records()))
+    section, gains = engines_beside(summarize(_records()))
     assert list(section.head) == ["method", "transformers", "fused", "ceiling"]  # the slowest engine first
     speeds = {method: [cell.partition(" ")[0] for cell in cells] for method, *cells in section.rows}
     assert speeds["fp16"] == ["100", "1,000", "4,000"]
@@ -28,6 +28,8 @@ def test_each_method_has_the_fastest_of_its_kernels_under_each_engine() -> None:
     assert speeds["int8-wo"] == ["", "2,000", "4,000"]
     assert speeds["bnb-nf4"] == ["out_of_memory", "", "-"]
     assert section.rows[0][2] == "1,000 (25 %)"
+    assert ["awq-int4", "0.50x", "2.50x"] in gains.rows
+    assert not any(method == "bnb-nf4" for method, *_ in gains.rows)
 
 
 def test_one_engine_or_another_workload_or_machine_has_nothing_beside_it() -> None:

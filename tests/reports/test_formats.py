@@ -41,7 +41,7 @@ def test_csv_has_the_same_rows_and_survives_awkward_reasons() -> None:
 def test_markdown_tables_have_equally_many_cells_in_every_row() -> None:
     text = str(render([*ROWS, *summarize([record(where={"engine": "fused"})])], "markdown", 100))
     blocks = [block for block in text.split("\n\n") if block.startswith("|")]
-    assert len(blocks) == 3  # of each engine, and both beside each other
+    assert len(blocks) == 4  # of each engine, and both beside each other
     for block in blocks:
         counts = {line.replace("\\|", "").count("|") for line in block.splitlines()}
         assert len(counts) == 1

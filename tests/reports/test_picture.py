@@ -20,7 +20,7 @@ def drawn(svg: str) -> tuple[list[list[ElementTree.Element]], list[str]]:
 
 
 def test_bars_are_on_one_scale_and_their_parts_follow_each_other() -> None:
-    rows = summarize(explained_h200())
+    rows = [row for row in summarize(explained_h200()) if row.engine == "transformers"]
     bars, _ = drawn(picture(explain(rows)))
     times = [row.tpot_s for row in rows if row.status == "ok" and row.tpot_s]
     assert len(bars) == len(times) > 1
@@ -33,6 +33,17 @@ def test_bars_are_on_one_scale_and_their_parts_follow_each_other() -> None:
         widths.append(x - float(bar[0].attrib["x"]))
     scales = [width / time for width, time in zip(widths, times, strict=True)]
     assert scales == pytest.approx([scales[0]] * len(scales), rel=1e-2)
+
+
+def test_a_table_of_much_shorter_steps_is_drawn_wider_and_says_how_much() -> None:
+    slow = processes("fp16", [0.01, 0.01], where={"engine": "transformers"})
+    fast = processes("fp16", [0.0009, 0.0009], where={"engine": "fused"})
+    near = processes("fp16", [0.004, 0.004], where={"engine": "graphed"})
+    bars, texts = drawn(picture(explain(summarize([*fast, *near, *slow]))))
+    widths = [sum(float(part.attrib["width"]) for part in bar) for bar in bars]
+    assert widths == pytest.approx([widths[0], 0.4 * widths[0], 0.09 * 11 * widths[0]], rel=1e-2)
+    (told,) = [text for text in texts if "times as wide" in text]
+    assert "fused" in told and told.endswith("drawn 11 times as wide")
 
 
 def test_the_legend_names_what_is_drawn_and_nothing_else() -> None:
