@@ -74,7 +74,8 @@ def gap_to_ceiling(row: CellSummary) -> tuple[Item, ...]:
     if found is None or step is None or step.profile is None or step.bytes_s is None:
         return ()
     roles = sorted((_item(role, step.bandwidth_bytes_per_s) for role in step.profile.roles), key=lambda i: -i.seconds)
-    items = [*roles, Item("gaps between kernels", found.gaps_s, found.num_kernels)]
+    gaps = [Item("gaps between kernels", found.gaps_s, found.num_kernels)] if step.gaps_s is not None else []
+    items = [*roles, *gaps]
     rest = step.time_s - step.bytes_s - sum(item.seconds for item in items)
     return (*items, Item("rest", rest))
 

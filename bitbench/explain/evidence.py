@@ -110,6 +110,8 @@ def _others(step: Step) -> str:
     number = sum(r.num_kernels for r in roles)
     if not busy or not number:
         return ""
+    if number < 1:
+        return f"one kernel runs for {1 / number:.0f} steps: no host and no gap between kernels is in it"
     small = sum(r.num_kernels for r in roles if is_small(r, step.bandwidth_bytes_per_s))
     return (
         f"{_kernels(number, 'other ')}, {units.duration(busy / number)} each, take "

@@ -72,7 +72,9 @@ class Step:
     @property
     def gaps_s(self) -> float | None:
         """Kernels x the gap between two nodes of a CUDA graph; None where the step is not repeated from one."""
-        return self.num_kernels * self.node_gap_s if self.node_gap_s is not None and self.profile else None
+        if self.node_gap_s is None or not self.profile or self.num_kernels < 1:
+            return None
+        return self.num_kernels * self.node_gap_s
 
     def share(self, seconds: float) -> float:
         """Of the step, a fraction."""

@@ -81,11 +81,12 @@ def account_lines(explained: Explained) -> str:
     a = explained.account
     if a is None:
         return ""
-    gaps = f"{units.count(a.num_kernels)} kernels x {units.duration(a.node_gap_s)} between two"
+    gaps = f" + {units.count(a.num_kernels)} kernels x {units.duration(a.node_gap_s)} between two"
+    between = f"{gaps} = {units.duration(a.sum_s)}" if a.num_kernels >= 1 else ""
     said = "the step is accounted for" if a.holds else "the step is NOT accounted for: do not trust its parts"
     return (
-        f"account: {units.duration(a.busy_s)} busy + {gaps} = {units.duration(a.sum_s)} of {units.duration(a.tpot_s)} "
-        f"measured, {units.duration(a.residual_s)} ({units.percent(a.residual)} %) unexplained: {said}"
+        f"account: {units.duration(a.busy_s)} busy{between} of {units.duration(a.tpot_s)} measured, "
+        f"{units.duration(a.residual_s)} ({units.percent(a.residual)} %) unexplained: {said}"
     )
 
 

@@ -78,7 +78,9 @@ def duration(seconds: float) -> str:
 
 
 def count(value: float) -> str:
-    """A number of things, which an average may break: 1,006, 24, 1.5."""
+    """A number of things, which an average may break: 1,006, 24, 1.5; below one a share: 1 in 8."""
+    if 0 < value < 0.6:
+        return f"1 in {1 / value:.0f}"
     return f"{value:,.0f}" if value >= 100 or value == round(value) else f"{value:.1f}"
 
 

@@ -4,7 +4,7 @@ from hypothesis import strategies as st
 
 from bitbench.explain.experiments import experiments
 from bitbench.explain.rows import explain
-from bitbench.facts.profile import KernelTime
+from bitbench.facts.profile import KernelTime, RoleTime
 from bitbench.reports.explanation import explanation
 from bitbench.reports.explanation_markdown import explanation_json, explanation_markdown
 from bitbench.reports.why import shortened
@@ -93,3 +93,15 @@ def test_long_names_keep_both_ends() -> None:
     short = shortened(name, 40)
     assert len(short) == 40 and short.startswith("cutlass::Kernel2") and short.endswith("::Params)")
     assert shortened("gemv", 40) == "gemv"
+
+
+def test_a_kernel_that_runs_for_several_steps_is_told_so_and_has_no_gaps() -> None:
+    role = RoleTime(role="whole_step", busy_s=9.5e-4, num_kernels=0.125, bytes_read=990_000_000)
+    kernel = KernelTime(name="decode_steps", role="whole_step", num_launches=0.125, busy_s=9.5e-4)
+    one = profile(busy_s=9.5e-4, num_kernels=0.125, syncs={}, roles=(role,), kernels=(kernel,))
+    fused = {"where": {"engine": "fused"}, "itl_clock": "device", "node_gap_s": 1e-6}
+    text = " ".join(_text(processes("fp16", [1e-3] * 5, profiles=(one,), **fused)).split())
+    assert "one kernel runs for 8 steps: no host and no gap between kernels is in it" in text
+    assert "decode_steps whole_step 1 in 8 7,600" in text
+    assert "account: 950 us busy of 1.00 ms measured, 50.0 us (5.0 %) unexplained: the step is accounted for" in text
+    assert "gaps" not in text.replace("no gap between kernels", "")
