@@ -1,9 +1,10 @@
 """Writes the pages that follow from the code and the records. `--check` only compares.
 
-docs/commands.md, docs/methods.md and docs/metrics.md are written whole. In README.md and docs/*.md a block
-`<!-- table FILE -->` ... `<!-- /table -->` is filled with the table of that record file, so that every figure there
-comes from a record. `<!-- table FILE quality -->` is quality in full; `<!-- table FILE calibration -->` what
-scripts/calibration.py found. Other parts, and files that `bitbench run` did not write: see claims_tables.py.
+docs/commands.md, docs/methods.md, docs/metrics.md and docs/step-time.svg are written whole. In README.md and docs/*.md
+a block `<!-- table FILE -->` ... `<!-- /table -->` is filled with the table of that record file, so that every figure
+there comes from a record. `<!-- table FILE quality -->` is quality in full; `<!-- table FILE engines -->` engine beside
+engine; `<!-- table FILE calibration -->` what scripts/calibration.py found. Other parts, and files that `bitbench run`
+did not write: see claims_tables.py.
 
 Run by `make docs`; the tests fail where a page is not what this writes.
 """
@@ -20,9 +21,10 @@ import typer
 from bitbench.cli.app import app
 from bitbench.engines.registry import ENGINES, engine
 from bitbench.explain.cause import KINDS, MEANINGS
-from bitbench.explain.rows import VERDICTS
+from bitbench.explain.rows import VERDICTS, explain
 from bitbench.methods.registry import METHODS
-from bitbench.reports.markdown import markdown, table_lines
+from bitbench.reports.markdown import beside_markdown, markdown, table_lines
+from bitbench.reports.picture import picture
 from bitbench.reports.quality import quality_markdown
 from bitbench.results import store, units
 from bitbench.results.metrics import metrics_markdown
@@ -31,6 +33,7 @@ from bitbench.results.summary import summarize
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
 _BLOCK = re.compile(r"(<!-- table (\S+)(?: (\w+))? -->\n).*?(<!-- /table -->)", re.DOTALL)
+_PICTURED = "results/h100-engines-qwen2.5-0.5b.jsonl"
 _NOTE = "<!-- written by scripts/docs.py (make docs); edit the code, not this page -->\n\n"
 
 
@@ -116,6 +119,8 @@ def record_table(name: str, part: str | None = None) -> str:
     if part == "quality":
         shown = quality_markdown(store.read([ROOT / name]).qualities).rstrip()
         return f"{shown}\n\n`bitbench show {name} --quality` prints this with its definitions.\n"
+    if part == "engines":
+        return beside_markdown(summarize(store.read([ROOT / name]).records))
     if part or name.endswith(".json"):
         return claims_tables.table(ROOT / name, part or "")
     loaded = store.read([ROOT / name])
@@ -143,6 +148,7 @@ def pages() -> dict[Path, str]:
         DOCS / "commands.md": commands_page(),
         DOCS / "methods.md": methods_page(),
         DOCS / "metrics.md": _NOTE + metrics_markdown() + verdicts_section(),
+        DOCS / "step-time.svg": picture(explain(summarize(store.read([ROOT / _PICTURED]).records))),
     }
     texts = [path for path in (ROOT / "README.md", *sorted(DOCS.glob("*.md"))) if path not in written and path.exists()]
     return written | {path: filled(path.read_text(encoding="utf-8")) for path in texts}

@@ -143,7 +143,7 @@ def _roles_on_cpu(step: Step) -> str:
 
 
 def _kernels(number: float, which: str = "") -> str:
-    return f"{units.count(number)} {which}kernel{'' if number == 1 else 's'}"
+    return f"{units.per_step(number)} {which}kernel{'' if number == 1 else 's'}"
 
 
 def _of(step: Step, seconds: float) -> str:

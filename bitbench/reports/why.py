@@ -58,7 +58,7 @@ def kernels(explained: Explained) -> list[tuple[str, ...]]:
         (
             k.name,
             k.role,
-            units.count(k.num_launches),
+            units.per_step(k.num_launches),
             units.significant(k.busy_s / k.num_launches * 1e6 if k.num_launches else None),
             units.milliseconds(k.busy_s),
             units.percent(step.share(k.busy_s)),
@@ -98,7 +98,7 @@ def gap_rows(explained: Explained) -> list[tuple[str, ...]]:
     return [
         (
             item.name,
-            units.UNKNOWN if item.num_kernels is None else units.count(item.num_kernels),
+            units.UNKNOWN if item.num_kernels is None else units.per_step(item.num_kernels),
             _microseconds(item.busy_s),
             _microseconds(item.bytes_s),
             _microseconds(item.seconds),

@@ -78,10 +78,13 @@ def duration(seconds: float) -> str:
 
 
 def count(value: float) -> str:
-    """A number of things, which an average may break: 1,006, 24, 1.5; below one a share: 1 in 8."""
-    if 0 < value < 0.6:
-        return f"1 in {1 / value:.0f}"
+    """A number of things, which an average may break: 1,006, 24, 1.5."""
     return f"{value:,.0f}" if value >= 100 or value == round(value) else f"{value:.1f}"
+
+
+def per_step(number: float) -> str:
+    """How many of something there are in a step: as `count`, or "1 in 8" where one is for several steps."""
+    return f"1 in {1 / number:.0f}" if 0 < number < 0.6 else count(number)
 
 
 def interval(of: Interval | None) -> str:

@@ -38,4 +38,5 @@ def test_units_of_people() -> None:
 
 def test_durations_and_counts() -> None:
     assert [units.duration(x) for x in (1.2, 0.0175, 5.95e-6, 0.0)] == ["1.20 s", "17.5 ms", "5.95 us", "0 us"]
-    assert [units.count(x) for x in (1006.4, 24.0, 1.5, 0.125, 0)] == ["1,006", "24", "1.5", "1 in 8", "0"]
+    assert [units.count(x) for x in (1006.4, 24.0, 1.5, 0.5)] == ["1,006", "24", "1.5", "0.5"]
+    assert [units.per_step(x) for x in (1006.4, 0.125, 0.0)] == ["1,006", "1 in 8", "0"]
