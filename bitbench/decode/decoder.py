@@ -96,12 +96,19 @@ class Decoder:
 
     def logits(self, ids: Sequence[int], num_last: int) -> Any:
         """float32 logits [num_last, vocab] after each of the last ids, all ids read at once."""
+        return self._logits([ids], num_last)[0]
+
+    def batch_logits(self, ids: Sequence[Sequence[int]]) -> Any:
+        """float32 logits [batch, length, vocab] after each id of equally long texts."""
+        return self._logits(ids, len(ids[0]))
+
+    def _logits(self, ids: Sequence[Sequence[int]], num_last: int) -> Any:
         import torch
 
-        self._check([ids], 0)
+        self._check(ids, 0)
         with torch.inference_mode():
-            cache = new_cache(self.config, 1, len(ids), self.dtype, self.device)
-            return self.forward.logits(torch.tensor([list(ids)], device=self.device), cache, num_last)[0]
+            cache = new_cache(self.config, len(ids), len(ids[0]), self.dtype, self.device)
+            return self.forward.logits(torch.tensor([list(row) for row in ids], device=self.device), cache, num_last)
 
     def in_float32(self) -> "Decoder":
         """The same stored matrices with float32 arithmetic: what kernels and 16-bit arithmetic are compared with."""

@@ -100,6 +100,11 @@ class LoadedModel(Protocol):
         computes them in: by its own forward over all ids at once. Raises OutOfMemory.
         """
 
+    def batch_logits(self, ids: Sequence[Sequence[int]]) -> Any:
+        """The logits, [batch][length][vocab], after each id of equally long texts, in the type that the model computes
+        them in: by its own forward over all of them at once. Raises OutOfMemory.
+        """
+
     def forced_logits(self, prompt_ids: Sequence[int], forced_ids: Sequence[int]) -> Any:
         """The logits, float32 [len(forced_ids)][vocab], from which each forced id would be chosen, token by token.
 

@@ -167,6 +167,12 @@ class FakeModel:
             rows_NV[row, next_token(ids[:end])] = _CERTAIN
         return rows_NV
 
+    def batch_logits(self, ids: Sequence[Sequence[int]]) -> Any:
+        """Like `logits`, after each id, [batch][length][vocab]."""
+        import torch
+
+        return torch.stack([self.logits([*row, 0], len(row)) for row in ids])
+
     def forced_logits(self, prompt_ids: Sequence[int], forced_ids: Sequence[int]) -> Any:
         """The same as `logits`: there is one path only."""
         rows_NV = self.logits([*prompt_ids, *forced_ids], len(forced_ids))

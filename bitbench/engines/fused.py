@@ -88,6 +88,11 @@ class FusedModel:
         with memory_errors("reading a text"):
             return self._decoder.logits(ids[:-1], num_last)
 
+    def batch_logits(self, ids: Sequence[Sequence[int]]) -> Any:
+        """By the plain decoder over all ids at once, float32 [batch][length][vocab]. Raises OutOfMemory."""
+        with memory_errors("reading texts"):
+            return self._decoder.batch_logits(ids)
+
     def forced_logits(self, prompt_ids: Sequence[int], forced_ids: Sequence[int]) -> Any:
         """Float32 logits of given tokens by the steps that are timed, [len(forced_ids)][vocab]. Raises OutOfMemory.
 

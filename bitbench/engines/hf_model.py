@@ -60,6 +60,13 @@ class HuggingFaceModel:
             tokens = torch.tensor([list(ids)], device=self._device)
             return self._model(tokens, logits_to_keep=num_last + 1, use_cache=False).logits[0, :-1]
 
+    def batch_logits(self, ids: Sequence[Sequence[int]]) -> Any:
+        """By the model's own eager forward, [batch][length][vocab]. Raises OutOfMemory."""
+        import torch
+
+        with torch.inference_mode(), memory_errors("reading texts"):
+            return self._model(torch.tensor([list(row) for row in ids], device=self._device), use_cache=False).logits
+
     def top_gaps(self, ids: Sequence[int], num_last: int) -> list[float]:
         """Gap below the top logit at each of the last ids, in standard deviations of that position's logits."""
         import torch

@@ -41,6 +41,11 @@ class Reading(Frozen):
         return self.num_rows - (len(self.texts) if self.path == "decode" else 0)
 
     @property
+    def longest(self) -> int:
+        """Tokens of its longest text."""
+        return max(len(text.ids) for text in self.texts)
+
+    @property
     def num_rows(self) -> int:
         """Rows of logits that the reference gives."""
         return sum(len(text.scored) for text in self.texts)

@@ -79,7 +79,7 @@ def _chunk(
     top = min(TOP, reference_CV.shape[1])
     tops_p_CT, tops_q_CT = reference_CV.topk(top).indices, quantized_CV.topk(top).indices
     agrees_C = reference_CV.argmax(-1) == quantized_CV.argmax(-1)
-    log_p_CV, log_q_CV = reference_CV.double().log_softmax(-1), quantized_CV.double().log_softmax(-1)
+    log_p_CV, log_q_CV = _log_softmax(reference_CV), _log_softmax(quantized_CV)
     p_CV = log_p_CV.exp()
     if context_free is not None:
         context_free.add(p_CV)
@@ -92,6 +92,12 @@ def _chunk(
         -log_p_CV.gather(1, next_C[:, None])[:, 0],
         -log_q_CV.gather(1, next_C[:, None])[:, 0],
     )
+
+
+def _log_softmax(logits_CV: Any) -> Any:
+    """In float64. torch's own gives a whole row to one block of a GPU, and a chunk has fewer rows than that has room."""
+    shifted_CV = logits_CV.double() - logits_CV.amax(-1, keepdim=True)
+    return shifted_CV - shifted_CV.exp().sum(-1, keepdim=True).log()
 
 
 class ContextFree:

@@ -1,8 +1,9 @@
 """What a cell's quality is, beside the 16-bit reference's: both read the same tokens.
 
 The decode path reads token by token through the engine and kernels that are timed; the prefill path reads a whole
-window in one forward pass, which for some methods runs other kernels. Peak memory above the models: the logits of one
-window of both (512 x 152k in 16 bit: 0.31 GB), or the float32 ones of 32 forced tokens, and chunks of 0.4 GB.
+window in one forward pass, which for some methods runs other kernels. Peak memory above the models: the logits of the
+windows read together, of both (two of 512 x 152k in 16 bit: 0.62 GB), or the float32 ones of 32 forced tokens, and
+chunks of 0.2 GB.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,7 +18,7 @@ from bitbench.facts.readings import Reading
 from bitbench.measure.divergence import ContextFree, Divergence, divergence
 from bitbench.measure.gaps import IncorrectOutput
 from bitbench.measure.readings import CONTINUATIONS
-from bitbench.measure.reference import Reference
+from bitbench.measure.reference import Reference, read_together
 
 # A cell is broken whose mean KL is no less than this share of what ignoring the context altogether would cost: a model
 # that has lost half of what the text says about its next token. Our own rule; methods in use lie far below it (the
@@ -27,8 +28,8 @@ BROKEN_SHARE = 0.5
 Report = Callable[[Progress], None]
 
 
-def compare(reference: Reference, cell: LoadedModel, report: Report) -> Quality:
-    """A pass for each of the reference's readings.
+def compare(reference: Reference, cell: LoadedModel, report: Report, tokens_at_once: int = 0) -> Quality:
+    """A pass for each of the reference's readings. Windows are read together, up to `tokens_at_once`; one by one for 0.
 
     Raises IncorrectOutput where the cell's logits are not finite or of another shape, OutOfMemory, Unsupported.
     """
@@ -40,7 +41,7 @@ def compare(reference: Reference, cell: LoadedModel, report: Report) -> Quality:
     parted: tuple[GreedyContinuation, ...] = ()
     for number, reading in enumerate(reference.readings.readings):
         if reading.path == "prefill":
-            found = _prefill(reference, number, cell, told)
+            found = _prefill(reference, number, cell, told, tokens_at_once)
         else:
             found, chosen = _decode(reference, number, cell, told)
             parted = chosen if reading.corpus == CONTINUATIONS else parted
@@ -70,16 +71,23 @@ def _decode(
     return found, tuple(parted[index] for index in sorted(parted))
 
 
-def _prefill(reference: Reference, number: int, cell: LoadedModel, told: "_Told") -> "_Pass":
+def _prefill(reference: Reference, number: int, cell: LoadedModel, told: "_Told", tokens_at_once: int) -> "_Pass":
     """The cell reads whole windows."""
     reading = reference.readings.readings[number]
     found = _Pass(reading, reference.readings.reference_dtype)
-    for index, text in enumerate(reading.texts):
-        expected = reference.logits(number, index)
-        given = cell.logits(text.ids, len(text.scored))
-        _check_shape(given, expected)
-        found.add(expected, given, text.scored, text.document)
-        told.read("whole windows", len(text.scored))
+    several = max(1, tokens_at_once // reading.longest)
+    for first in range(0, len(reading.texts), several):
+        texts = reading.texts[first : first + several]
+        if tokens_at_once:
+            expected = reference.together(number, range(first, first + len(texts)))
+            given = read_together(cell, texts, reading.longest)
+        else:
+            expected = [reference.logits(number, first)]
+            given = [cell.logits(texts[0].ids, len(texts[0].scored))]
+        for text, theirs, ours in zip(texts, expected, given, strict=True):
+            _check_shape(ours, theirs)
+            found.add(theirs, ours, text.scored, text.document)
+            told.read("whole windows", len(text.scored))
     return found
 
 

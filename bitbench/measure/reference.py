@@ -7,14 +7,15 @@ steps; what the rounding does is measured on every position (`storage_kl_nats`).
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from itertools import cycle, islice
 from pathlib import Path
 from typing import Any, Protocol
 
 from bitbench.engines.base import LoadedModel
 from bitbench.facts.frozen import Frozen
 from bitbench.facts.messages import Progress
-from bitbench.facts.readings import Readings
+from bitbench.facts.readings import Readings, ReadText
 from bitbench.measure.divergence import divergence
 
 _LOGITS, _READINGS = "logits.bin", "readings.json"
@@ -31,6 +32,9 @@ class Reference(Protocol):
     def logits(self, reading: int, text: int) -> Any:
         """[len(scored)][vocab], from which each scored token would be chosen, all read at once. Raises OutOfMemory."""
 
+    def together(self, reading: int, texts: Sequence[int]) -> Sequence[Any]:
+        """The same of several texts of a reading, read at once where they are not stored."""
+
     def storage_kl_nats(self, reading: int) -> float:
         """Mean KL over the reading's positions that storing has cost; 0 where nothing was."""
 
@@ -46,9 +50,26 @@ class LiveReference:
         of = self.readings.readings[reading].texts[text]
         return self._model.logits(of.ids, len(of.scored))
 
+    def together(self, reading: int, texts: Sequence[int]) -> Sequence[Any]:
+        """By its own forward."""
+        of = self.readings.readings[reading]
+        return read_together(self._model, [of.texts[text] for text in texts], of.longest)
+
     def storage_kl_nats(self, reading: int) -> float:
         """Nothing is stored."""
         return 0.0
+
+
+def read_together(model: LoadedModel, texts: Sequence[ReadText], length: int) -> list[Any]:
+    """The logits from which each scored token would be chosen, [len(scored)][vocab] for each text, by one forward.
+
+    Texts are filled up to `length` at their ends with what they begin with: no position sees a later one, and no
+    library plans for another length (cuDNN's attention takes some 36 ms for each new one, docs/log.md).
+    """
+    filled = [[*text.ids, *islice(cycle(text.ids), length - len(text.ids))] for text in texts]
+    logits_BLV = model.batch_logits(filled)
+    rows = [slice(len(text.ids) - 1 - len(text.scored), len(text.ids) - 1) for text in texts]
+    return [logits_LV[of] for logits_LV, of in zip(logits_BLV, rows, strict=True)]
 
 
 class _Index(Frozen):
@@ -102,6 +123,10 @@ class StoredReference:
         first = self._starts[reading][text]
         num = len(self.readings.readings[reading].texts[text].scored)
         return self._logits_NV[first : first + num].to(self._device)
+
+    def together(self, reading: int, texts: Sequence[int]) -> Sequence[Any]:
+        """As stored."""
+        return [self.logits(reading, text) for text in texts]
 
     def storage_kl_nats(self, reading: int) -> float:
         """Measured when it was stored."""

@@ -56,6 +56,7 @@ def test_the_fakes_two_paths_agree(monkeypatch):
     assert rows.shape == (4, model.vocab_size())
     assert rows.argmax(-1).tolist() == new
     assert torch.equal(rows, model.logits([*ids, *new], 4))
+    assert torch.equal(rows[1:], model.batch_logits([[*ids, *new]])[0, 3:6])
     assert model.text_tokens("x") is None and not list(model.linear_layers())
 
 

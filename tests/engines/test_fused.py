@@ -62,6 +62,9 @@ def test_forced_tokens_have_the_logits_of_the_whole_text(model):
     stepped, whole = model.forced_logits(ids[:10], ids[10:]), model.logits(ids, 20)
     assert stepped.shape == whole.shape
     assert torch.allclose(stepped, whole, atol=2e-3)
+    both = model.batch_logits([ids, [*ids[:15], *ids[:15]]])
+    assert torch.allclose(both[0, 9:29], whole, atol=2e-3)
+    assert torch.allclose(both[1, :15], both[0, :15], atol=2e-3)
     model.generate([ids[:10]] * 3, 2, None)  # the gate checks the steps that are timed: a batch's
     of_three = model.forced_logits(ids[:10], ids[10:])
     assert of_three.shape == whole.shape

@@ -111,6 +111,21 @@ def test_the_figures_are_those_of_a_plain_computation(folder, reference, monkeyp
     assert (read.window, read.stride, read.corpus_hash) == (40, 40, "0123")
 
 
+@pytest.mark.parametrize("tokens", [41, 100, 1000])
+def test_windows_read_together_and_filled_up_give_the_same_figures(folder, reference, tokens):
+    cell = TransformersModel(changed(folder), None, "cpu")
+    live = LiveReference(reference, readings(reference, CORPUS, SIZE, quiet))
+    calls, forward = [], cell.batch_logits
+    cell.batch_logits = lambda ids: (calls.append([len(row) for row in ids]), forward(ids))[1]
+    alone, together = (quality.compare(live, cell, quiet, n).passes[2] for n in (0, tokens))
+    number = len(live.readings.readings[2].texts)
+    assert [len(lengths) for lengths in calls][:-1] == [tokens // 41] * (-(-number // (tokens // 41)) - 1)
+    assert {length for lengths in calls for length in lengths} == {41}  # a BOS and 40
+    assert together.kl_nats == pytest.approx(alone.kl_nats, abs=1e-6, rel=1e-3)
+    assert together.nll_quantized_nats == pytest.approx(alone.nll_quantized_nats, abs=1e-4)
+    assert together.document_ends == alone.document_ends
+
+
 def check(one, texts, reference, cell):
     """Texts of (ids, how many of the last are scored), float64 in numpy."""
     kls, ratios, agreements = [], [], []

@@ -27,6 +27,8 @@ def both(reference, cell, folder, report=quiet):
     store(live, folder, report)
     stored = StoredReference(folder, "cpu")
     assert stored.readings == live.readings
+    together = stored.together(2, [1, 0])
+    assert all(torch.equal(rows, stored.logits(2, text)) for rows, text in zip(together, (1, 0), strict=True))
     return quality.compare(live, cell, quiet), quality.compare(stored, cell, quiet)
 
 
