@@ -13,7 +13,8 @@ wrong token by tens.
     python scripts/same_tokens.py demo --method bf16 --method bnb-nf4 --device cpu --out same-tokens.json
     python scripts/same_tokens.py shape:qwen2.5-0.5b --method fp16 --device cuda:0 --out same-tokens.json
 
-`stepped` is the step of `graphed` without a capture. On a CPU, where nothing is captured, the two are one.
+`stepped` is the step of `graphed` without a capture. On a CPU, where nothing is captured, the two are one. `fused` has
+kernels of its own, so a method's kernel under transformers is not asked of it.
 """
 
 import argparse
@@ -24,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from bitbench.engines import hf_loading
+from bitbench.engines.base import LoadedModel
 from bitbench.engines.graphed import GraphedModel
 from bitbench.engines.hf_model import HuggingFaceModel
 from bitbench.engines.registry import engine
@@ -34,7 +36,7 @@ from bitbench.facts.workloads import Workload, starting_prompts
 from bitbench.methods.checkpoint import prepare
 from bitbench.methods.registry import BASELINE_METHODS, parse_method
 
-ENGINES = ("graphed", "stepped", "compiled")
+ENGINES = ("graphed", "stepped", "compiled", "fused")
 TIE = 2.0  # in rounding errors
 TOKEN_LENS = (60, 17, 130, 33, 90, 25)
 
@@ -60,7 +62,7 @@ class Divergence:
     verdict: str = ""
 
 
-def prompts(model: HuggingFaceModel, num: int, batch_size: int) -> list[Batch]:
+def prompts(model: LoadedModel, num: int, batch_size: int) -> list[Batch]:
     """Batches of ids, short and long in turn: texts where the model has a tokenizer, else committed ids."""
     texts = [prompt.text for prompt in starting_prompts()]
     if batch_size == 1 and model.encode(texts[0]) is not None:
@@ -73,22 +75,20 @@ def prompts(model: HuggingFaceModel, num: int, batch_size: int) -> list[Batch]:
     ]
 
 
-def load(name: str, checkpoint: Checkpoint, method: str, device: str) -> HuggingFaceModel:
+def load(name: str, checkpoint: Checkpoint, method: str, device: str) -> LoadedModel:
     """A model under an engine. Raises LoadError, OutOfMemory or Unsupported."""
-    choice = parse_method(method)
+    choice = parse_method(method.partition(":")[0] if name == "fused" else method)
     if name == "stepped" or (name == "graphed" and device == "cpu"):
         model, tokenizer = hf_loading.load(checkpoint, choice, device, False)
         return GraphedModel(model, tokenizer, device, captured=False)
     answer = engine(name).supports(choice, device)
     if not answer.ok:
         raise Unsupported(answer.reason)
-    loaded = engine(name).load(checkpoint, choice, device, False)
-    assert isinstance(loaded, HuggingFaceModel)
-    return loaded
+    return engine(name).load(checkpoint, choice, device, False)
 
 
 def first_divergence(
-    reference: HuggingFaceModel, where: tuple[int, int], prompt: list[int], expected: list[int], got: list[int]
+    reference: LoadedModel, where: tuple[int, int], prompt: list[int], expected: list[int], got: list[int]
 ) -> Divergence | None:
     """Where two outputs of one prompt part, with the gaps by the reference's own forward; None if they don't."""
     position = next((i for i, (a, b) in enumerate(zip(expected, got, strict=True)) if a != b), None)
@@ -102,7 +102,7 @@ def first_divergence(
 
 
 def compare(
-    reference: HuggingFaceModel, batches: Sequence[Batch], expected: Sequence[Batch], got: Sequence[Batch]
+    reference: LoadedModel, batches: Sequence[Batch], expected: Sequence[Batch], got: Sequence[Batch]
 ) -> tuple[dict[str, Any], list[Divergence]]:
     """Counts of one engine's outputs against the reference's, and the divergences still to be judged."""
     found = []
@@ -133,10 +133,11 @@ def rounding_errors(
     return [float((a - b).square().mean().sqrt()) for a, b in pairs]
 
 
-def to_float32(loaded: HuggingFaceModel) -> None:
+def to_float32(loaded: LoadedModel) -> None:
     """Compute in float32 with the numbers as they are stored: nothing is quantized or rounded anew."""
     import torch
 
+    assert isinstance(loaded, HuggingFaceModel)
     for module in loaded._model.modules():
         for tensor in (*module.parameters(recurse=False), *module.buffers(recurse=False)):
             if tensor.is_floating_point():
