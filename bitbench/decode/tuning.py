@@ -60,8 +60,8 @@ _PRODUCTS = {
     },
     "int4 one short": Blocks(4, 128, 4, 3),
     "int4 one long": Blocks(8, 128, 4, 3),
-    "int4 many short": Blocks(16, 32, 4, 3),
-    "int4 many long": Blocks(64, 16, 4, 3),
+    "int4 many short": Blocks(16, 64, 4, 4),
+    "int4 many long": Blocks(64, 64, 4, 3),
 }
 # Below compute capability 8.0 Triton multiplies without tensor cores, all numbers of a block in registers at once.
 _UNTIL_8_0 = {
