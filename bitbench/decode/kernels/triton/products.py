@@ -71,20 +71,20 @@ def _one(
 
 
 @triton.jit
-def _exact(element, offset, FORMAT: tl.constexpr, TYPE: tl.constexpr):
-    """Stored numbers without their scale, less `offset`, in TYPE, which holds them exactly."""
-    if FORMAT == "int4" and TYPE == tl.float16:
+def _exact(element, offset, FORMAT: tl.constexpr, dtype: tl.constexpr):
+    """Stored numbers without their scale, less `offset`, in `dtype`, which holds them exactly."""
+    if FORMAT == "int4" and dtype == tl.float16:
         return (element | 0x6400).to(tl.int16).to(tl.float16, bitcast=True) - (offset + 1024.0).to(tl.float16)
-    elif FORMAT == "int4" and TYPE == tl.bfloat16:
+    elif FORMAT == "int4" and dtype == tl.bfloat16:
         return (element | 0x4300).to(tl.int16).to(tl.bfloat16, bitcast=True) - (offset + 128.0).to(tl.bfloat16)
     elif FORMAT == "int4":
         return _whole(element, offset)
-    elif FORMAT == "int8" and TYPE == tl.float16:
+    elif FORMAT == "int8" and dtype == tl.float16:
         return ((element ^ 0x80).to(tl.int16) | 0x6400).to(tl.float16, bitcast=True) - 1152.0
     elif FORMAT == "16bit":
-        return element.to(TYPE)
+        return element.to(dtype)
     else:
-        return _meaning(element, FORMAT).to(TYPE)
+        return _meaning(element, FORMAT).to(dtype)
 
 
 @triton.jit
