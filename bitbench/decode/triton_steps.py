@@ -104,7 +104,7 @@ class TritonSteps(FirstOfAll):
         def empty(width: int) -> Any:
             return torch.zeros(batch_size, width, dtype=dtype, device=device)
 
-        self._x, self._normed, self._delta = (empty(c.hidden_size) for _ in range(3))
+        self._x, self._next_x, self._normed, self._delta = (empty(c.hidden_size) for _ in range(4))
         self._qkv, self._attended = empty(c.q_size + 2 * c.kv_size), empty(c.q_size)
         self._inner = empty(c.intermediate_size)
         self._logits = torch.zeros(batch_size, c.vocab_size, device=device)
@@ -158,21 +158,26 @@ class TritonSteps(FirstOfAll):
         from bitbench.decode.kernels.triton.attention import attend
         from bitbench.decode.kernels.triton.embedding import embed
         from bitbench.decode.kernels.triton.norms import add_norm
-        from bitbench.decode.kernels.triton.products import product
+        from bitbench.decode.kernels.triton.products import Norm, product
 
         c, w, t, batch = self._forward.config, self._forward.weights, self._tuning, self.batch_size
-
-        def norm(delta: Any | None, weight: Any) -> None:
-            add_norm(self._x, delta, weight, self._normed, c.norm_eps, num_warps=t.norm_warps)
 
         def multiply(x: Any, matrix: Operand, y: Any, **more: Any) -> None:
             product(x, matrix, y, t.blocks(matrix, batch), **more)
 
+        def norm_multiply(delta: Any | None, weight: Any, matrix: Operand, y: Any, **more: Any) -> None:
+            """One vector is normed by each program of the product, which saves a kernel; more would be too much."""
+            if batch == 1:
+                multiply(self._x, matrix, y, norm=Norm(delta, weight, c.norm_eps, self._next_x), **more)
+                self._x, self._next_x = self._next_x, self._x
+            else:
+                add_norm(self._x, delta, weight, self._normed, c.norm_eps, num_warps=t.norm_warps)
+                multiply(self._normed, matrix, y, **more)
+
         embed(self._token, self._embedding, self._x, t.norm_warps)
         delta = None
         for number, (layer, m) in enumerate(zip(w.layers, self._layers, strict=True)):
-            norm(delta, layer.input_norm)
-            multiply(self._normed, m.qkv, self._qkv, bias_O=layer.qkv_bias)
+            norm_multiply(delta, layer.input_norm, m.qkv, self._qkv, bias_O=layer.qkv_bias)
             attend(
                 self._qkv, None if layer.q_norm is None else (layer.q_norm, layer.k_norm), self._forward.cos_sin,
                 self._cache.keys[number], self._cache.values[number], self._position, self._parts, self._attended,
@@ -180,11 +185,9 @@ class TritonSteps(FirstOfAll):
             )  # fmt: skip
             delta = self._delta
             multiply(self._attended, m.o, delta)
-            norm(delta, layer.post_norm)
-            multiply(self._normed, m.gate_up, self._inner, silu=True)
+            norm_multiply(delta, layer.post_norm, m.gate_up, self._inner, silu=True)
             multiply(self._inner, m.down, delta)
-        norm(delta, w.final_norm)
-        multiply(self._normed, self._head, self._logits)
+        norm_multiply(delta, w.final_norm, self._head, self._logits)
         self._choose()
 
     def _choose(self) -> None:

@@ -95,7 +95,7 @@ def _chunk(
 
 
 def _log_softmax(logits_CV: Any) -> Any:
-    """In float64. torch's own gives a row to one block of a GPU, which has room for more blocks than a chunk has rows."""
+    """In float64. torch has one block of a GPU for a row, and a chunk has fewer rows than a GPU has room for blocks."""
     shifted_CV = logits_CV.double() - logits_CV.amax(-1, keepdim=True)
     return shifted_CV - shifted_CV.exp().sum(-1, keepdim=True).log()
 

@@ -56,6 +56,26 @@ def test_gate_and_up_meet_in_one_product(format, batch):
     assert torch.allclose(y, exact, atol=1e-4 * exact.abs().max(), rtol=0)
 
 
+@pytest.mark.parametrize("with_delta", [False, True])
+@pytest.mark.parametrize(("format", "silu"), [("16bit", False), ("int8", True), ("fp8", False), ("int4", True)])
+def test_one_vector_is_normed_on_its_way_into_a_product(format, silu, with_delta):
+    from bitbench.decode.kernels.triton.products import Norm, product
+
+    matrix, x, weight = stored(format, 120, 576), random(1, 576), random(576)
+    delta = random(1, 576) if with_delta else None
+    plain = forward(config(2, 1, 64))
+    y, into, summed = poisoned(1, 60 if silu else 120), poisoned(1, 576), x + delta if with_delta else x
+    product(
+        x, operand(matrix), y, Blocks(16, 64, 4, 2), silu=silu, norm=Norm(delta, weight, plain.config.norm_eps, into)
+    )
+    exact = multiply(plain._norm(summed, weight), matrix)
+    if silu:
+        gate, up = exact.chunk(2, dim=-1)
+        exact = torch.nn.functional.silu(gate) * up
+    assert torch.equal(into, summed)
+    assert torch.allclose(y, exact, atol=1e-4 * exact.abs().max(), rtol=0)
+
+
 @pytest.mark.parametrize(("group_size", "inputs"), [(16, 144), (32, 96), (48, 144), (128, 384), (256, 512)])
 @pytest.mark.parametrize("batch", [1, 2])
 def test_groups_of_any_size_find_their_scales(group_size, inputs, batch):

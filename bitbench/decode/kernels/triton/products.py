@@ -9,6 +9,7 @@ by shifting its bits into a half's, which needs no FP8 hardware and whose missin
 numbers), G groups, S parts of the inputs.
 """
 
+from dataclasses import dataclass
 from typing import Any
 
 import triton
@@ -39,15 +40,36 @@ def _meaning(element, FORMAT: tl.constexpr):
 
 
 @triton.jit
+def _inputs(x, delta, weight, into, i_J, used_J, writes, NORM: tl.constexpr):
+    """Some of one vector in float32, and their squares: x itself, or before its norm (x + delta) times the weight, of
+    which the sum is rounded as where it is stored.
+    """
+    x_J = tl.load(x + i_J, mask=used_J, other=0.0)
+    if NORM == 0:
+        return x_J.to(tl.float32), 0.0
+    else:
+        if NORM == 2:
+            x_J = (x_J.to(tl.float32) + tl.load(delta + i_J, mask=used_J, other=0.0).to(tl.float32)).to(x_J.dtype)
+        tl.store(into + i_J, x_J, mask=used_J & writes)
+        x32_J = x_J.to(tl.float32)
+        return x32_J * tl.load(weight + i_J, mask=used_J, other=0.0).to(tl.float32), x32_J * x32_J
+
+
+@triton.jit
 def _one(
-    x, numbers, scales, zeros, first_row, num_rows,
+    x, delta, weight, into, eps, writes, numbers, scales, zeros, first_row, num_rows,
+    NORM: tl.constexpr,
     INPUTS: tl.constexpr, ELEMENTS: tl.constexpr, FORMAT: tl.constexpr, RUN: tl.constexpr, GROUP: tl.constexpr,
     BLOCK_O: tl.constexpr, BLOCK_J: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
-    """Some rows of one vector's product in float32, [BLOCK_O, 1]: scaled where scales belong to groups."""
+    """Some rows of one vector's product in float32, [BLOCK_O, 1]: scaled where scales belong to groups.
+
+    The norm's own scale is applied at the end, so that its sum is found on the way.
+    """
     row_O = first_row + tl.arange(0, BLOCK_O)
     in_range_O1 = (row_O < num_rows)[:, None]
     sum_OJ = tl.full((BLOCK_O, BLOCK_J), 0.0, tl.float32)
+    squares_J = tl.full((BLOCK_J,), 0.0, tl.float32)
     for start in tl.range(0, ELEMENTS, BLOCK_J, num_stages=STAGES):
         j_J = start + tl.arange(0, BLOCK_J)
         at_OJ = row_O.to(tl.int64)[:, None] * ELEMENTS + j_J[None, :]
@@ -63,11 +85,18 @@ def _one(
                     scale_OJ = tl.load(scales + group_OJ, mask=has_OJ, other=0.0).to(tl.float32)
                     zero_OJ = tl.load(zeros + group_OJ, mask=has_OJ, other=0).to(tl.float32)
                 w_OJ = _whole((element_OJ >> (4 * k)) & 15, zero_OJ) * scale_OJ
-                sum_OJ += w_OJ * tl.load(x + i_J, mask=used_J, other=0.0).to(tl.float32)[None, :]
+                x_J, square_J = _inputs(x, delta, weight, into, i_J, used_J, writes, NORM)
+                sum_OJ += w_OJ * x_J[None, :]
+                squares_J += square_J
         else:
             w_OJ = _meaning(element_OJ, FORMAT)
-            sum_OJ += w_OJ * tl.load(x + j_J, mask=j_J < INPUTS, other=0.0).to(tl.float32)[None, :]
-    return tl.sum(sum_OJ, axis=1)[:, None]
+            x_J, square_J = _inputs(x, delta, weight, into, j_J, j_J < INPUTS, writes, NORM)
+            sum_OJ += w_OJ * x_J[None, :]
+            squares_J += square_J
+    sum_O1 = tl.sum(sum_OJ, axis=1)[:, None]
+    if NORM:
+        sum_O1 *= 1.0 / tl.sqrt(tl.sum(squares_J, axis=0) / INPUTS + eps)
+    return sum_O1
 
 
 @triton.jit
@@ -134,15 +163,16 @@ def _many(
 
 @triton.jit
 def _rows(
-    x, numbers, scales, zeros, first_row, num_rows, batch,
+    x, delta, weight, into, eps, writes, numbers, scales, zeros, first_row, num_rows, batch,
+    NORM: tl.constexpr,
     INPUTS: tl.constexpr, ELEMENTS: tl.constexpr, FORMAT: tl.constexpr, RUN: tl.constexpr, GROUP: tl.constexpr,
     BLOCK_O: tl.constexpr, BLOCK_J: tl.constexpr, PARTS: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
     """[BLOCK_O, 1] where PARTS is 0, for one vector, else [BLOCK_O, 16]."""
     if PARTS == 0:
         y_OB = _one(
-            x, numbers, scales, zeros, first_row, num_rows,
-            INPUTS, ELEMENTS, FORMAT, RUN, GROUP, BLOCK_O, BLOCK_J, STAGES,
+            x, delta, weight, into, eps, writes, numbers, scales, zeros, first_row, num_rows,
+            NORM, INPUTS, ELEMENTS, FORMAT, RUN, GROUP, BLOCK_O, BLOCK_J, STAGES,
         )  # fmt: skip
     else:
         y_OB = _many(
@@ -154,7 +184,8 @@ def _rows(
 
 @triton.jit
 def _product(
-    x, numbers, scales, zeros, bias, y, num_rows, batch,
+    x, delta, weight, into, eps, numbers, scales, zeros, bias, y, num_rows, batch,
+    NORM: tl.constexpr,
     INPUTS: tl.constexpr, ELEMENTS: tl.constexpr, FORMAT: tl.constexpr, RUN: tl.constexpr, GROUP: tl.constexpr,
     BIAS: tl.constexpr, SILU: tl.constexpr, PARTS: tl.constexpr,
     BLOCK_O: tl.constexpr, BLOCK_J: tl.constexpr, STAGES: tl.constexpr,
@@ -163,8 +194,8 @@ def _product(
     num_out = num_rows // 2 if SILU else num_rows
     row_O = first_row + tl.arange(0, BLOCK_O)
     y_OB = _rows(
-        x, numbers, scales, zeros, first_row, num_rows, batch,
-        INPUTS, ELEMENTS, FORMAT, RUN, GROUP, BLOCK_O, BLOCK_J, PARTS, STAGES,
+        x, delta, weight, into, eps, tl.program_id(0) == 0, numbers, scales, zeros, first_row, num_rows, batch,
+        NORM, INPUTS, ELEMENTS, FORMAT, RUN, GROUP, BLOCK_O, BLOCK_J, PARTS, STAGES,
     )  # fmt: skip
     by_row: tl.constexpr = FORMAT == "int8" or FORMAT == "fp8"  # noqa: PLR1714
     if by_row:
@@ -173,8 +204,8 @@ def _product(
         y_OB += tl.load(bias + row_O, mask=row_O < num_rows, other=0.0).to(tl.float32)[:, None]
     if SILU:
         up_OB = _rows(
-            x, numbers, scales, zeros, first_row + num_out, num_rows, batch,
-            INPUTS, ELEMENTS, FORMAT, RUN, GROUP, BLOCK_O, BLOCK_J, PARTS, STAGES,
+            x, delta, weight, into, eps, False, numbers, scales, zeros, first_row + num_out, num_rows, batch,
+            NORM, INPUTS, ELEMENTS, FORMAT, RUN, GROUP, BLOCK_O, BLOCK_J, PARTS, STAGES,
         )  # fmt: skip
         if by_row:
             up_OB *= tl.load(scales + num_out + row_O, mask=row_O < num_out, other=0.0)[:, None]
@@ -191,16 +222,40 @@ def num_parts(blocks: Blocks, w: Operand) -> int:
     return blocks.elements // 16 if w.format == "int4" else min(blocks.num_warps, blocks.elements // 16)
 
 
-def product(x_BI: Any, w: Operand, y_BO: Any, blocks: Blocks, *, bias_O: Any | None = None, silu: bool = False) -> None:
+@dataclass(frozen=True, slots=True)
+class Norm:
+    """What one vector goes through before a product: RMSNorm(x + delta) times the weight (reference `Forward._norm`).
+    The sum is written to `into`, which must not be x: other programs still read that.
+    """
+
+    delta_1I: Any | None
+    weight_I: Any
+    eps: float
+    into_1I: Any
+
+
+def product(
+    x_BI: Any,
+    w: Operand,
+    y_BO: Any,
+    blocks: Blocks,
+    *,
+    bias_O: Any | None = None,
+    silu: bool = False,
+    norm: Norm | None = None,
+) -> None:
     """Write x W^T (+ bias) to `y_BO` in its type. With `silu` the rows of W are gate's, then up's, and y has half as
-    many: silu(gate) x up. Vectors lie one after another; at most 16.
+    many: silu(gate) x up. Vectors lie one after another; at most 16, and one where there is a norm.
     """
     batch, rows = x_BI.shape[0], w.shape[0]
+    assert norm is None or batch == 1
     parts = num_parts(blocks, w) if batch > 1 else 0
     assert batch <= COLUMNS and x_BI.is_contiguous() and y_BO.is_contiguous()
     outputs = rows // 2 if silu else rows
     _product[(triton.cdiv(outputs, blocks.rows),)](
-        x_BI, w.numbers, w.scales, w.zeros, bias_O, y_BO, rows, batch,
+        x_BI, *((norm.delta_1I, norm.weight_I, norm.into_1I, norm.eps) if norm else (None, None, None, 0.0)),
+        w.numbers, w.scales, w.zeros, bias_O, y_BO, rows, batch,
+        NORM=0 if norm is None else 1 if norm.delta_1I is None else 2,
         INPUTS=w.shape[1], ELEMENTS=w.numbers.shape[1], FORMAT=w.format, RUN=w.run, GROUP=w.group_size,
         BIAS=bias_O is not None, SILU=silu, PARTS=parts,
         BLOCK_O=blocks.rows, BLOCK_J=blocks.elements, STAGES=blocks.num_stages,
