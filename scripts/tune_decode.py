@@ -8,7 +8,7 @@ where the median step is faster. Prints a line for each change that is, and the 
 
 import argparse
 import statistics
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
 import torch
@@ -56,12 +56,18 @@ def best(
     start: Tuning,
     around: Callable[[Tuning], Iterator[Tuning]],
     seconds: Callable[[Tuning], float],
+    prepare: Callable[[Sequence[Tuning]], None] = lambda _: None,
     rounds: int = 3,
 ) -> tuple[Tuning, float]:
-    """Walk to the fastest neighbour until none is faster, at most so many times; and the time there."""
+    """Walk to the fastest neighbour until none is faster, at most so many times; and the time there.
+
+    `prepare` hears which tunings will be timed next.
+    """
     found, time_s = start, seconds(start)
     for _ in range(rounds):
-        timed = [(seconds(other), other) for other in around(found)]
+        others = list(around(found))
+        prepare(others)
+        timed = [(seconds(other), other) for other in others]
         fastest_s, fastest = min(timed, key=lambda pair: pair[0])
         if fastest_s > time_s * (1 - LEAST_GAIN):
             break
@@ -85,11 +91,12 @@ class Clock:
         return self._steps.all_logits().clone()
 
     def seconds(self, tuning: Tuning) -> float:
-        """Of a step, the median; infinite where the blocks do not fit the GPU."""
+        """Of a step, the median; infinite where the blocks do not fit the GPU, or the compiler."""
+        self._steps.use(tuning)
         try:
-            self._steps.use(tuning)
             self._steps.capture()
-        except triton.runtime.errors.OutOfResources:
+        except (triton.runtime.errors.OutOfResources, triton.CompilationError, RuntimeError) as error:
+            print("left out:", str(error).split("\n")[0], flush=True)
             return float("inf")
         found = self._logits()
         if not torch.allclose(found, self._expected, atol=0.02 * float(self._expected.std()), rtol=0):
@@ -118,9 +125,9 @@ def main() -> None:
             clock, tuning = Clock(steps, arguments.context, arguments.steps), tuning or steps.tuning
             before_s = after_s = clock.seconds(tuning)
             for key in sorted(steps.product_keys()):
-                tuning, after_s = best(tuning, lambda t, k=key: neighbours(t, k), clock.seconds)
+                tuning, after_s = best(tuning, lambda t, k=key: neighbours(t, k), clock.seconds, steps.compile)
                 print(method, batch, key, tuning.products[key], f"{after_s * 1e6:.1f} us", flush=True)
-            tuning, after_s = best(tuning, attending, clock.seconds)
+            tuning, after_s = best(tuning, attending, clock.seconds, steps.compile)
             print(method, batch, tuning.attending, tuning.parts_per_sm, tuning.norm_warps, flush=True)
             print(method, batch, f"step: {before_s * 1e6:.1f} us before, {after_s * 1e6:.1f} us after", flush=True)
     if tuning and not arguments.dry_run:

@@ -198,8 +198,23 @@ class TritonSteps(FirstOfAll):
         self._position.add_(1)
         self._output.scatter_(1, self._position.expand(self.batch_size, 1), self._token[:, None])
 
+    def compile(self, tunings: Sequence[Tuning]) -> None:
+        """Compile the kernels for all these block sizes at once. No step is taken, but the position is lost."""
+        import torch
+
+        from bitbench.decode.kernels.triton.launching import compiled_together
+
+        now = self._tuning
+        with torch.inference_mode(), self._on_device(), compiled_together():
+            for tuning in tunings:
+                self.use(tuning)
+                self._position.zero_()  # where there is room for what `launch` does beside kernels
+                self.launch()
+        self.use(now)
+
     def capture(self) -> None:
-        """Make every step a replay of one CUDA graph. The first launch compiles what is not compiled yet."""
+        """Make every step a replay of one CUDA graph, once all kernels are compiled."""
+        self.compile([self._tuning])
         self._position.zero_()  # where there is room for one more
         self._step = captured(self.launch, self._device)
 

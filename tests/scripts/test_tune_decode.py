@@ -24,7 +24,9 @@ def test_it_walks_to_the_fastest_and_stops_there():
         blocks = tuning.products[key]
         return abs(blocks.rows - 64) + abs(blocks.elements - 128) + 8 * (blocks.num_warps != 4) + 10
 
-    found, time_s = tune_decode.best(START, lambda t: tune_decode.neighbours(t, key), seconds)
+    asked = []
+    found, time_s = tune_decode.best(START, lambda t: tune_decode.neighbours(t, key), seconds, asked.append)
+    assert asked[0] == list(tune_decode.neighbours(START, key)) and len(asked) > 1
     assert found.products[key] == Blocks(64, 128, 4, START.products[key].num_stages)
     assert time_s == 10
     assert {k: v for k, v in found.products.items() if k != key} == {
@@ -49,6 +51,9 @@ def test_its_clock_times_right_steps_and_refuses_wrong_ones(tmp_path, monkeypatc
     other = replace(tuning, attending=Attending(16), parts_per_sm=1)
     assert clock.seconds(other) > 0
     assert steps.tuning == other
+    before = steps.all_logits().clone()
+    steps.compile([tuning, other])  # no kernel is run
+    assert torch.equal(steps.all_logits(), before) and steps.tuning == other
     decoder.forward.weights.layers[0].down.weight_OI.mul_(3)
     with pytest.raises(RuntimeError, match="wrong logits"):
         clock.seconds(tuning)

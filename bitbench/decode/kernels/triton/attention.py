@@ -13,6 +13,7 @@ from typing import Any
 import triton
 import triton.language as tl
 
+from bitbench.decode.kernels.triton.launching import launch
 from bitbench.decode.operands import Parts
 from bitbench.decode.tuning import Attending
 
@@ -162,7 +163,8 @@ def attend(
     num_heads, num_parts = parts.maxima.shape[1:]
     q_norm, k_norm = norms or (None, None)
     half = head_dim // 2
-    _attend[(kv_heads, num_parts, batch)](
+    launch(
+        _attend, (kv_heads, num_parts, batch),
         qkv_BQ, q_norm, k_norm, cos_sin[0], cos_sin[1], keys_BLKD, values_BLKD, position,
         parts.sums, parts.maxima, parts.totals, eps, head_dim**-0.5 * _LOG2_E, room,
         HEADS=num_heads, KV_HEADS=kv_heads, HALF=half, NORM=norms is not None, PARTS=num_parts,
@@ -170,7 +172,8 @@ def attend(
         BLOCK_E=max(_LEAST, triton.next_power_of_2(half)),
         BLOCK_L=blocks.positions, STAGES=blocks.num_stages, num_warps=blocks.num_warps, num_stages=blocks.num_stages,
     )  # fmt: skip
-    _join[(batch * num_heads,)](
+    launch(
+        _join, (batch * num_heads,),
         parts.sums, parts.maxima, parts.totals, y_BQ,
         HEAD_DIM=head_dim, PARTS=num_parts, BLOCK_P=triton.next_power_of_2(num_parts),
         BLOCK_D=triton.next_power_of_2(head_dim), num_warps=blocks.num_warps,

@@ -5,6 +5,7 @@ from typing import Any
 import triton
 import triton.language as tl
 
+from bitbench.decode.kernels.triton.launching import launch
 from bitbench.decode.kernels.triton.products import _meaning
 from bitbench.decode.operands import Operand
 
@@ -26,7 +27,8 @@ def embed(token_B: Any, table: Operand, x_BH: Any, num_warps: int) -> None:
     """Write the rows of the tokens, int64 or int32, to `x_BH`. The table has 16 or 8 bits a number."""
     assert table.format != "int4"
     batch, hidden = x_BH.shape
-    _embed[(batch,)](
+    launch(
+        _embed, (batch,),
         token_B, table.numbers, table.scales, x_BH,
         HIDDEN=hidden, FORMAT=table.format, SCALED=table.scales is not None,
         BLOCK_H=triton.next_power_of_2(hidden), num_warps=num_warps,

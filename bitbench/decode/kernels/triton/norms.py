@@ -5,6 +5,8 @@ from typing import Any
 import triton
 import triton.language as tl
 
+from bitbench.decode.kernels.triton.launching import launch
+
 
 @triton.jit
 def _add_norm(x, delta, weight, normed, eps, HIDDEN: tl.constexpr, DELTA: tl.constexpr, BLOCK_H: tl.constexpr):
@@ -26,7 +28,8 @@ def _add_norm(x, delta, weight, normed, eps, HIDDEN: tl.constexpr, DELTA: tl.con
 def add_norm(x_BH: Any, delta_BH: Any | None, weight_H: Any, normed_BH: Any, eps: float, *, num_warps: int) -> None:
     """Add `delta_BH` to `x_BH`, where there is one, in place; write RMSNorm(x) times the weight to `normed_BH`."""
     batch, hidden = x_BH.shape
-    _add_norm[(batch,)](
+    launch(
+        _add_norm, (batch,),
         x_BH, delta_BH, weight_H, normed_BH, eps,
         HIDDEN=hidden, DELTA=delta_BH is not None, BLOCK_H=triton.next_power_of_2(hidden), num_warps=num_warps,
     )  # fmt: skip

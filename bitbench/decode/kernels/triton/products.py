@@ -15,6 +15,7 @@ from typing import Any
 import triton
 import triton.language as tl
 
+from bitbench.decode.kernels.triton.launching import launch
 from bitbench.decode.operands import Operand
 from bitbench.decode.tuning import Blocks
 
@@ -252,7 +253,8 @@ def product(
     parts = num_parts(blocks, w) if batch > 1 else 0
     assert batch <= COLUMNS and x_BI.is_contiguous() and y_BO.is_contiguous()
     outputs = rows // 2 if silu else rows
-    _product[(triton.cdiv(outputs, blocks.rows),)](
+    launch(
+        _product, (triton.cdiv(outputs, blocks.rows),),
         x_BI, *((norm.delta_1I, norm.weight_I, norm.into_1I, norm.eps) if norm else (None, None, None, 0.0)),
         w.numbers, w.scales, w.zeros, bias_O, y_BO, rows, batch,
         NORM=0 if norm is None else 1 if norm.delta_1I is None else 2,
