@@ -17,11 +17,13 @@ DATA = Path(__file__).parent / "data"
 
 
 def schema_text() -> str:
-    """The JSON schema of a line, without the docstrings."""
+    """The JSON schema of a line, without the docstrings and the order of fields, which mean nothing to a reader."""
 
     def bare(node: Any) -> Any:
         if isinstance(node, dict):
-            return {k: bare(v) for k, v in node.items() if not (k == "description" and isinstance(v, str))}
+            kept = {k: bare(v) for k, v in node.items() if not (k == "description" and isinstance(v, str))}
+            required = kept.get("required")
+            return kept | {"required": sorted(required)} if isinstance(required, list) else kept
         return [bare(x) for x in node] if isinstance(node, list) else node
 
     return json.dumps(bare(LINE.json_schema()), indent=1, sort_keys=True) + "\n"

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from bitbench.cli import quality_command
+from bitbench.cli import options, quality_command
 from bitbench.cli.parsing import usage_errors
 
 app = typer.Typer(
@@ -19,8 +19,6 @@ app = typer.Typer(
 )
 cache_app = typer.Typer(help="The checkpoints bitbench made.", invoke_without_command=True)
 app.add_typer(cache_app, name="cache")
-
-DEFAULT_OUT = Path("bitbench-results.jsonl")
 
 
 def _examples(*lines: str) -> str:
@@ -45,16 +43,9 @@ def run(  # noqa: PLR0917 Typer passes options by position
             help="demo, shape:NAME, a local folder, or a hub id. Default: by what is here.", show_default=False
         ),
     ] = None,
-    method: Annotated[
-        list[str] | None,
-        typer.Option("--method", "-m", help="Method, or method:kernel. Repeatable.", show_default=False),
-    ] = None,
-    engine: Annotated[
-        list[str] | None, typer.Option("--engine", "-e", help="Engine. Repeatable.", show_default=False)
-    ] = None,
-    device: Annotated[
-        str | None, typer.Option(help="cpu, cuda or cuda:1. Default: the GPU, if any.", show_default=False)
-    ] = None,
+    method: options.Methods = None,
+    engine: options.Engines = None,
+    device: options.Device = None,
     workload: Annotated[
         str | None,
         typer.Option("--workload", "-w", help="starting-20x128, p40-n128, p512-n64-b8@d4096, ...", show_default=False),
@@ -74,19 +65,15 @@ def run(  # noqa: PLR0917 Typer passes options by position
             help="Time for the whole run, e.g. 90s, 10m, 2h, none. Making checkpoints, done once, is not counted."
         ),
     ] = "10m",
-    timeout: Annotated[str, typer.Option(help="A worker that says nothing for so long is ended.")] = "5m",
-    out: Annotated[Path, typer.Option(help="Record file to append to.")] = DEFAULT_OUT,
+    timeout: options.Timeout = "5m",
+    out: options.Out = options.DEFAULT_OUT,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the records in --out.")] = False,
     quick: Annotated[bool, typer.Option("--quick", help="Two processes, few prompts: a first look.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and stop.")] = False,
-    quantize: Annotated[
-        bool, typer.Option("--quantize", help="Make the AWQ checkpoint here, even where its maker publishes one.")
-    ] = False,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Download without asking.")] = False,
-    allow_pickle: Annotated[bool, typer.Option("--allow-pickle", help="Load .bin files too.")] = False,
-    trust_remote_code: Annotated[
-        bool, typer.Option("--trust-remote-code", help="Run a checkpoint's own code.")
-    ] = False,
+    quantize: options.Quantize = False,
+    yes: options.Yes = False,
+    allow_pickle: options.AllowPickle = False,
+    trust_remote_code: options.TrustRemoteCode = False,
     profile: Annotated[
         bool,
         typer.Option(
@@ -103,7 +90,7 @@ def run(  # noqa: PLR0917 Typer passes options by position
     from bitbench.cli import run as command
 
     with usage_errors():
-        options = command.Options(
+        given = command.Options(
             model=model,
             methods=tuple(method or ()),
             engines=tuple(engine or ()),
@@ -128,7 +115,7 @@ def run(  # noqa: PLR0917 Typer passes options by position
             profile=profile,
             quality=quality,
         )
-        command.run(options)
+        command.run(given)
 
 
 app.command(epilog=_examples(*quality_command.EXAMPLES))(quality_command.quality)

@@ -1,16 +1,55 @@
-"""What commands that measure have in common: the default model, and asking before a download."""
+"""What commands that measure have in common: their options, the default model, and asking before a download."""
 
 import sys
+from dataclasses import dataclass
+from pathlib import Path
 from types import FrameType
+from typing import Any
 
 import typer
 from rich.console import Console
 
+from bitbench.cli.parsing import parse_device, parse_duration
 from bitbench.cli.plan import gigabytes
 from bitbench.engines.registry import DEFAULT_ENGINE, engine
 from bitbench.facts.models import DEFAULT_HUB_MODEL, DEFAULT_OFFLINE_SHAPE, ModelRef, parse_model
 from bitbench.methods.hub import hub_reachable
-from bitbench.runner.plan import Plan
+from bitbench.methods.registry import default_methods, parse_method
+from bitbench.runner.plan import DEFAULT_SILENCE_S, Plan
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Common:
+    """What every command that starts workers is told, as it was typed."""
+
+    model: str | None
+    methods: tuple[str, ...]
+    engines: tuple[str, ...]
+    device: str | None
+    timeout: str
+    out: Path
+    resume: bool
+    quantize: bool
+    yes: bool
+    allow_pickle: bool
+    trust_remote_code: bool
+
+
+def asked(options: Common, console: Console) -> dict[str, Any]:
+    """The fields of a `Request` that follow from them. Raises ValueError naming what is valid."""
+    engines = chosen_engines(options.engines)
+    device = "cpu" if engines == ("fake",) and options.device is None else parse_device(options.device)
+    methods = options.methods or default_methods(device)
+    return {
+        "model": parse_model(options.model) if options.model else default_model(device, engines, console),
+        "methods": tuple(parse_method(m) for m in dict.fromkeys(methods)),
+        "engines": engines,
+        "device": device,
+        "silence_s": parse_duration(options.timeout, "--timeout") or DEFAULT_SILENCE_S,
+        "quantize": options.quantize,
+        "allow_pickle": options.allow_pickle,
+        "trust_remote_code": options.trust_remote_code,
+    }
 
 
 def chosen_engines(names: tuple[str, ...]) -> tuple[str, ...]:

@@ -7,22 +7,20 @@ from pathlib import Path
 import typer
 from rich.console import Console
 
-from bitbench.cli.asking import ask_download, chosen_engines, default_model, stop_like_ctrl_c
+from bitbench.cli.asking import Common, ask_download, asked, stop_like_ctrl_c
 from bitbench.cli.console import wide_console
-from bitbench.cli.parsing import parse_bytes, parse_device, parse_duration
+from bitbench.cli.parsing import parse_bytes
 from bitbench.cli.progress import Display
 from bitbench.engines.packages import missing_packages
 from bitbench.facts.corpora import own_text
 from bitbench.facts.messages import HarnessTasks
-from bitbench.facts.models import parse_model
 from bitbench.facts.workloads import parse_workload
 from bitbench.methods.checkpoint import plan as plan_checkpoint
-from bitbench.methods.registry import default_methods, parse_method
 from bitbench.reports.quality import quality_report
 from bitbench.results import store
 from bitbench.results.machine import collect
 from bitbench.results.record import QualityRecord
-from bitbench.runner.plan import DEFAULT_SILENCE_S, Plan, Request, make_plan
+from bitbench.runner.plan import Plan, Request, make_plan
 from bitbench.runner.preparing import SIXTEEN_BIT, has_random_weights
 from bitbench.runner.quality_run import QualityRun
 from bitbench.runner.references import Comparison
@@ -33,14 +31,10 @@ NOTHING_COMPARED = 1
 _WORKLOAD = "p32-n16"
 
 
-@dataclass(frozen=True, slots=True)
-class Options:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options(Common):
     """The command line's options, as they were typed."""
 
-    model: str | None
-    methods: tuple[str, ...]
-    engines: tuple[str, ...]
-    device: str | None
     text: Path | None
     positions: int | None
     disk_budget: str
@@ -48,13 +42,6 @@ class Options:
     tasks: tuple[str, ...]
     tasks_folder: Path | None
     limit: int | None
-    timeout: str
-    out: Path
-    resume: bool
-    quantize: bool
-    yes: bool
-    allow_pickle: bool
-    trust_remote_code: bool
 
 
 def quality(options: Options) -> None:
@@ -128,23 +115,10 @@ def _tasks(options: Options) -> HarnessTasks | None:
 
 
 def _request(options: Options, console: Console) -> Request:
-    engines = chosen_engines(options.engines)
-    device = "cpu" if engines == ("fake",) and options.device is None else parse_device(options.device)
-    model = parse_model(options.model) if options.model else default_model(device, engines, console)
-    if has_random_weights(model):
+    request = Request(**asked(options, console), workload=parse_workload(_WORKLOAD))
+    if has_random_weights(request.model):
         raise ValueError(
-            f"{model.label} has random weights, which have no quality to lose: give a model with trained ones "
+            f"{request.model.label} has random weights, which have no quality to lose: give a model with trained ones "
             "(bitbench run checks the numerics of any)"
         )
-    methods = options.methods or default_methods(device)
-    return Request(
-        model=model,
-        methods=tuple(parse_method(m) for m in dict.fromkeys(methods)),
-        engines=engines,
-        device=device,
-        workload=parse_workload(_WORKLOAD),
-        silence_s=parse_duration(options.timeout, "--timeout") or DEFAULT_SILENCE_S,
-        quantize=options.quantize,
-        allow_pickle=options.allow_pickle,
-        trust_remote_code=options.trust_remote_code,
-    )
+    return request

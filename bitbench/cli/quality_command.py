@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from bitbench.cli import options
 from bitbench.cli.parsing import usage_errors
 
 EXAMPLES = (
@@ -21,16 +22,9 @@ def quality(  # noqa: PLR0917 Typer passes options by position
         str | None,
         typer.Argument(help="demo, a local folder, or a hub id. Default: by what is here.", show_default=False),
     ] = None,
-    method: Annotated[
-        list[str] | None,
-        typer.Option("--method", "-m", help="Method, or method:kernel. Repeatable.", show_default=False),
-    ] = None,
-    engine: Annotated[
-        list[str] | None, typer.Option("--engine", "-e", help="Engine. Repeatable.", show_default=False)
-    ] = None,
-    device: Annotated[
-        str | None, typer.Option(help="cpu, cuda or cuda:1. Default: the GPU, if any.", show_default=False)
-    ] = None,
+    method: options.Methods = None,
+    engine: options.Engines = None,
+    device: options.Device = None,
     text: Annotated[
         Path | None,
         typer.Option(help="A text of your own (UTF-8), instead of bitbench's.", show_default=False),
@@ -55,23 +49,19 @@ def quality(  # noqa: PLR0917 Typer passes options by position
     limit: Annotated[
         int | None, typer.Option(min=1, help="Documents of each task. Default: all.", show_default=False)
     ] = None,
-    timeout: Annotated[str, typer.Option(help="A worker that says nothing for so long is ended.")] = "5m",
-    out: Annotated[Path, typer.Option(help="Record file to append to.")] = Path("bitbench-results.jsonl"),
+    timeout: options.Timeout = "5m",
+    out: options.Out = options.DEFAULT_OUT,
     resume: Annotated[bool, typer.Option("--resume", help="Leave out what --out has already.")] = False,
-    quantize: Annotated[
-        bool, typer.Option("--quantize", help="Make the AWQ checkpoint here, even where its maker publishes one.")
-    ] = False,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Download without asking.")] = False,
-    allow_pickle: Annotated[bool, typer.Option("--allow-pickle", help="Load .bin files too.")] = False,
-    trust_remote_code: Annotated[
-        bool, typer.Option("--trust-remote-code", help="Run a checkpoint's own code.")
-    ] = False,
+    quantize: options.Quantize = False,
+    yes: options.Yes = False,
+    allow_pickle: options.AllowPickle = False,
+    trust_remote_code: options.TrustRemoteCode = False,
 ) -> None:
     """Say what each method costs in quality, beside the 16-bit model on the same tokens. Appends to a record file."""
     from bitbench.cli import quality as command
 
     with usage_errors():
-        options = command.Options(
+        given = command.Options(
             model=model,
             methods=tuple(method or ()),
             engines=tuple(engine or ()),
@@ -91,4 +81,4 @@ def quality(  # noqa: PLR0917 Typer passes options by position
             allow_pickle=allow_pickle,
             trust_remote_code=trust_remote_code,
         )
-        command.quality(options)
+        command.quality(given)

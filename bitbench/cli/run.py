@@ -2,26 +2,23 @@
 
 import signal
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import typer
 from rich.console import Console
 
-from bitbench.cli.asking import ask_download, chosen_engines, default_model, stop_like_ctrl_c
+from bitbench.cli.asking import Common, ask_download, asked, stop_like_ctrl_c
 from bitbench.cli.console import wide_console
-from bitbench.cli.parsing import parse_device, parse_duration, parse_percent
+from bitbench.cli.parsing import parse_duration, parse_percent
 from bitbench.cli.plan import plan_view
 from bitbench.cli.progress import Display
 from bitbench.cli.quality import compare
 from bitbench.cli.show import print_records
-from bitbench.facts.models import parse_model
 from bitbench.facts.workloads import STARTING_PROMPTS, Workload, parse_workload
-from bitbench.methods.registry import default_methods, parse_method
 from bitbench.results import store
 from bitbench.results.machine import collect
 from bitbench.results.record import QualityRecord, Record, Subject
 from bitbench.runner.ceiling import with_measured_ceilings
-from bitbench.runner.plan import DEFAULT_SILENCE_S, Plan, Request, make_plan
+from bitbench.runner.plan import Plan, Request, make_plan
 from bitbench.runner.preparing import has_random_weights
 from bitbench.runner.references import Comparison
 from bitbench.runner.run import Run
@@ -33,14 +30,10 @@ _CPU_WORKLOAD = "starting-10x32"
 _GPU_WORKLOAD = "starting-20x128"
 
 
-@dataclass(frozen=True, slots=True)
-class Options:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options(Common):
     """The command line's options, as they were typed."""
 
-    model: str | None
-    methods: tuple[str, ...]
-    engines: tuple[str, ...]
-    device: str | None
     workload: str | None
     prompts: int | None
     prompt_len: int | None
@@ -49,15 +42,8 @@ class Options:
     processes: int | None
     precision: str
     budget: str
-    timeout: str
-    out: Path
-    resume: bool
     quick: bool
     dry_run: bool
-    quantize: bool
-    yes: bool
-    allow_pickle: bool
-    trust_remote_code: bool
     profile: bool
     quality: bool
 
@@ -124,28 +110,21 @@ def _before(options: Options, plan: Plan) -> list[Record]:
 
 
 def _request(options: Options, console: Console) -> Request:
-    engines = chosen_engines(options.engines)
-    device = "cpu" if engines == ("fake",) and options.device is None else parse_device(options.device)
-    model = parse_model(options.model) if options.model else default_model(device, engines, console)
-    if options.quality and has_random_weights(model):
-        raise ValueError(f"--quality: {model.label} has random weights, which have no quality to lose: leave it out")
-    methods = options.methods or default_methods(device)
-    return Request(
-        model=model,
-        methods=tuple(parse_method(m) for m in dict.fromkeys(methods)),
-        engines=engines,
-        device=device,
-        workload=_workload(options, device),
+    common = asked(options, console)
+    request = Request(
+        **common,
+        workload=_workload(options, common["device"]),
         processes=options.processes,
         precision=parse_percent(options.precision, "--precision"),
         budget_s=parse_duration(options.budget, "--budget"),
-        silence_s=parse_duration(options.timeout, "--timeout") or DEFAULT_SILENCE_S,
         quick=options.quick,
-        quantize=options.quantize,
-        allow_pickle=options.allow_pickle,
-        trust_remote_code=options.trust_remote_code,
         profile=options.profile,
     )
+    if options.quality and has_random_weights(request.model):
+        raise ValueError(
+            f"--quality: {request.model.label} has random weights, which have no quality to lose: leave it out"
+        )
+    return request
 
 
 def _workload(options: Options, device: str) -> Workload:

@@ -59,26 +59,18 @@ class Cell(Frozen):
         return Subject(**self.model_dump(exclude={"workload"}))
 
 
-class Record(Frozen):
-    """One worker process of one cell.
+class ProcessRecord(Frozen):
+    """What every record of a worker process says: how it ended, where it ran, and what was loaded.
 
     `scheme` is what is stored; `kernel` what really ran; `environment` the machine and library versions, which decide
-    what may be pooled. `power` was watched from the runner's process. `energy_j` is the counter's difference over the
-    measured window, in which `energy_tokens` tokens were made. `profiles` come from a pass after it, in the first
-    process of a cell. `gate` is what was found before anything was timed, in the first process of a cell, and `gate_s`
-    what that took. `node_gap_s` is what a CUDA graph needs between two kernels that depend on each other, here;
-    `matmul_flops_per_s` what a large 16-bit matrix product reaches on this device.
+    what may be pooled.
     """
 
-    kind: Literal["record"] = "record"
     schema_version: int = SCHEMA_VERSION
     run_id: str
     created_at: str
-    cell: Cell
-    process_index: int
     status: Status
     reason: str = ""
-    flags: tuple[Flag, ...] = ()
     environment: Environment
     model_title: str = ""
     checkpoint_hash: str = ""
@@ -88,6 +80,23 @@ class Record(Frozen):
     weight_bits: float
     dtype: str = ""
     kernel: KernelReport | None = None
+    process_s: float | None = None
+
+
+class Record(ProcessRecord):
+    """One worker process of one cell.
+
+    `power` was watched from the runner's process. `energy_j` is the counter's difference over the
+    measured window, in which `energy_tokens` tokens were made. `profiles` come from a pass after it, in the first
+    process of a cell. `gate` is what was found before anything was timed, in the first process of a cell, and `gate_s`
+    what that took. `node_gap_s` is what a CUDA graph needs between two kernels that depend on each other, here;
+    `matmul_flops_per_s` what a large 16-bit matrix product reaches on this device.
+    """
+
+    kind: Literal["record"] = "record"
+    cell: Cell
+    process_index: int
+    flags: tuple[Flag, ...] = ()
     itl_clock: Literal["host", "device"] = "host"
     batch_size: int
     output_len: int
@@ -105,7 +114,6 @@ class Record(Frozen):
     node_gap_s: float | None = None
     matmul_flops_per_s: float | None = None
     load_s: float | None = None
-    process_s: float | None = None
 
     @model_validator(mode="after")
     def _only_ok_has_a_speed(self) -> "Record":
@@ -114,7 +122,7 @@ class Record(Frozen):
         return self
 
 
-class QualityRecord(Frozen):
+class QualityRecord(ProcessRecord):
     """One worker process that compared a cell with the 16-bit model.
 
     `reference_hash` identifies the 16-bit numbers, `reference_held` says whether they were loaded beside the cell or
@@ -124,21 +132,7 @@ class QualityRecord(Frozen):
     """
 
     kind: Literal["quality"] = "quality"
-    schema_version: int = SCHEMA_VERSION
-    run_id: str
-    created_at: str
     subject: Subject
-    status: Status
-    reason: str = ""
-    environment: Environment
-    model_title: str = ""
-    checkpoint_hash: str = ""
-    checkpoint_origin: str = ""
-    notes: tuple[str, ...] = ()
-    scheme: str
-    weight_bits: float
-    dtype: str = ""
-    kernel: KernelReport | None = None
     weights_bytes: int | None = None
     reference_hash: str = ""
     reference_held: Literal["beside", "stored"] = "beside"
@@ -148,7 +142,6 @@ class QualityRecord(Frozen):
     compare_cpu_s: float | None = None
     models_bytes: int | None = None
     peak_memory_bytes: int | None = None
-    process_s: float | None = None
 
     @model_validator(mode="after")
     def _only_ok_has_a_quality(self) -> "QualityRecord":

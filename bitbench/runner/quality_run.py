@@ -4,7 +4,6 @@ import random
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +27,7 @@ from bitbench.runner.listener import Listener
 from bitbench.runner.plan import Plan, PlannedCell
 from bitbench.runner.preparing import Preparing
 from bitbench.runner.process import Limits, Outcome, run_worker
-from bitbench.runner.recording import scheme_of
+from bitbench.runner.recording import process_fields
 from bitbench.runner.references import Comparison, fit_beside, stored
 
 
@@ -162,21 +161,8 @@ class QualityRun:
         return QualityRecord(**self._fields(planned, finished, checkpoint))
 
     def _fields(self, planned: PlannedCell, finished: Finished, checkpoint: Checkpoint | None) -> dict[str, Any]:
-        scheme = scheme_of(planned.choice.method, checkpoint)
-        return {
-            "run_id": self.run_id,
-            "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
-            "subject": planned.cell.subject,
-            "status": finished.status,
-            "reason": finished.reason,
-            "environment": self.plan.environment,
-            "model_title": checkpoint.title if checkpoint else "",
-            "checkpoint_hash": checkpoint.content_hash if checkpoint else "",
-            "checkpoint_origin": checkpoint.origin if checkpoint else "",
-            "notes": checkpoint.notes if checkpoint else (),
-            "scheme": scheme.name,
-            "weight_bits": scheme.weight_bits,
-        }
+        fields = process_fields(self.run_id, self.plan, planned, finished, checkpoint)
+        return fields | {"subject": planned.cell.subject}
 
     def _keep(self, record: QualityRecord) -> None:
         store.append(self.out, record)

@@ -18,7 +18,7 @@ from bitbench.measure.power import PowerWatch
 from bitbench.methods.registry import Method
 from bitbench.results.record import Record
 from bitbench.runner.ceiling import nearest
-from bitbench.runner.plan import Plan
+from bitbench.runner.plan import Plan, PlannedCell
 from bitbench.runner.process import Outcome
 from bitbench.runner.schedule import CellState
 
@@ -126,25 +126,34 @@ class Recorder:
 
     def _fields(self, state: CellState, finished: Finished, checkpoint: Checkpoint | None) -> dict[str, Any]:
         cell, workload = state.planned.cell, self.plan.request.workload
-        scheme = scheme_of(state.planned.choice.method, checkpoint)
         return {
-            "run_id": self.run_id,
-            "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
+            **process_fields(self.run_id, self.plan, state.planned, finished, checkpoint),
             "cell": cell,
             "process_index": state.next_index,
-            "status": finished.status,
-            "reason": finished.reason,
-            "environment": self.plan.environment,
-            "model_title": checkpoint.title if checkpoint else "",
-            "checkpoint_hash": checkpoint.content_hash if checkpoint else "",
-            "checkpoint_origin": checkpoint.origin if checkpoint else "",
-            "notes": checkpoint.notes if checkpoint else (),
-            "scheme": scheme.name,
-            "weight_bits": scheme.weight_bits,
             "itl_clock": engine(cell.engine).itl_clock,
             "batch_size": workload.batch_size,
             "output_len": workload.output_len,
         }
+
+
+def process_fields(
+    run_id: str, plan: Plan, planned: PlannedCell, finished: Finished, checkpoint: Checkpoint | None
+) -> dict[str, Any]:
+    """Those of `ProcessRecord` that are known of every process, however it ended."""
+    scheme = scheme_of(planned.choice.method, checkpoint)
+    return {
+        "run_id": run_id,
+        "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "status": finished.status,
+        "reason": finished.reason,
+        "environment": plan.environment,
+        "model_title": checkpoint.title if checkpoint else "",
+        "checkpoint_hash": checkpoint.content_hash if checkpoint else "",
+        "checkpoint_origin": checkpoint.origin if checkpoint else "",
+        "notes": checkpoint.notes if checkpoint else (),
+        "scheme": scheme.name,
+        "weight_bits": scheme.weight_bits,
+    }
 
 
 def scheme_of(method: Method, checkpoint: Checkpoint | None) -> Scheme:
