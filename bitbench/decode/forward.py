@@ -9,6 +9,7 @@ from typing import Any
 from bitbench.decode import rope
 from bitbench.decode.config import DecoderConfig
 from bitbench.decode.matrix import Matrix
+from bitbench.decode.streamed import Streamed
 from bitbench.decode.weights import Weights
 
 
@@ -113,4 +114,6 @@ def multiply(x: Any, matrix: Matrix) -> Any:
     """x [..., I] times the matrix, [..., O], in x's type."""
     import torch
 
+    if isinstance(matrix, Streamed):
+        return torch.cat([torch.nn.functional.linear(x, part) for part in matrix.in_pieces(x.dtype)], dim=-1)
     return torch.nn.functional.linear(x, matrix.in_type(x.dtype))

@@ -20,6 +20,13 @@ class Matrix(Protocol):
     def num_bytes(self) -> int:
         """As stored, scales and zero points included."""
 
+    @property
+    def kind(self) -> type["Matrix"]:
+        """The class below that says how its numbers are stored."""
+
+    def plain(self) -> "Matrix":
+        """The same as one of the classes below."""
+
     def dequantized(self) -> Any:
         """float32 [O, I]: exactly what the stored numbers mean."""
 
@@ -35,6 +42,15 @@ class Dense:
     """16 bits a weight."""
 
     weight_OI: Any
+
+    @property
+    def kind(self) -> type[Matrix]:
+        """Its own."""
+        return type(self)
+
+    def plain(self) -> Matrix:
+        """It is."""
+        return self
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -65,6 +81,15 @@ class Int8Rows:
 
     q_OI: Any
     scale_O: Any
+
+    @property
+    def kind(self) -> type[Matrix]:
+        """Its own."""
+        return type(self)
+
+    def plain(self) -> Matrix:
+        """It is."""
+        return self
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -98,6 +123,15 @@ class Fp8Rows:
 
     bits_OI: Any
     scale_O: Any
+
+    @property
+    def kind(self) -> type[Matrix]:
+        """Its own."""
+        return type(self)
+
+    def plain(self) -> Matrix:
+        """It is."""
+        return self
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -137,6 +171,15 @@ class Int4Groups:
     q_OP: Any
     scale_OG: Any
     zero_OG: Any
+
+    @property
+    def kind(self) -> type[Matrix]:
+        """Its own."""
+        return type(self)
+
+    def plain(self) -> Matrix:
+        """It is."""
+        return self
 
     @property
     def shape(self) -> tuple[int, int]:

@@ -59,6 +59,7 @@ def operand(matrix: Matrix) -> Operand:
     """Raises Unsupported for groups that the kernel cannot read."""
     import torch
 
+    matrix = matrix.plain()
     if isinstance(matrix, Dense):
         return Operand("16bit", matrix.shape, matrix.weight_OI.contiguous())
     if isinstance(matrix, Int8Rows):

@@ -42,7 +42,7 @@ def choose_on(forward: Forward, device: str, batch_size: int) -> Path:
 
     capability = torch.cuda.get_device_capability(device) if device.startswith("cuda") else None
     w = forward.weights
-    return choose(forward.config, w.final_norm.dtype, capability, batch_size, isinstance(w.head, Fp8Rows))
+    return choose(forward.config, w.final_norm.dtype, capability, batch_size, w.head.kind is Fp8Rows)
 
 
 def new_steps(forward: Forward, device: str, room: int, batch_size: int = 1) -> Steps:

@@ -9,7 +9,7 @@ from bitbench.decode.forward import Forward
 from bitbench.decode.prompts import Prompts
 from bitbench.decode.step_source import NUM_WARPS, fields, macros, source
 from bitbench.decode.steps import OneSequence
-from bitbench.decode.stream import GRANULE, Blocks, Streams, streams
+from bitbench.decode.stream import GRANULE, Blocks, Streams, streamed
 from bitbench.decode.tiles import MOST_TILES, ROWS
 from bitbench.decode.weights import Weights
 from bitbench.facts.errors import Unsupported
@@ -124,7 +124,8 @@ class StepKernel(OneSequence):
         assert self.room % 32 == 0, "the kernel reads the cache 32 positions at a time"
         self._prompts = Prompts(self.forward, self.device)
         shape = self.geometry
-        found = streams(self.forward.weights, self.forward.config, shape.multiplying, shape.o_parts)
+        weights = streamed(self.forward.weights, self.forward.config, shape.multiplying, shape.o_parts)
+        self.forward.weights, found = weights, weights.streams  # the weights are in memory once from here on
         self._macros = {name.upper(): str(value) for name, value in asdict(found.cuts).items()}
         self._macros["IN_FLIGHT"] = str(in_flight(self.forward.weights, shape.multiplying.count))
         self._buffers = _buffers(self.forward, found, self.geometry.num_blocks, self.device, self.room)

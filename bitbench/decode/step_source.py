@@ -67,4 +67,4 @@ def macros(config: DecoderConfig, weights: Weights) -> dict[str, str]:
 
 
 def _bits(matrix: Matrix) -> int:
-    return 16 if isinstance(matrix, Dense) else 8 if isinstance(matrix, Int8Rows) else 4
+    return 16 if matrix.kind is Dense else 8 if matrix.kind is Int8Rows else 4

@@ -5,13 +5,14 @@ down, and after the last layer those of lm_head (tiles.py, deal.py). Down is cut
 parts of its inputs; a block has tiles of one part only.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from bitbench.decode.config import DecoderConfig
 from bitbench.decode.deal import Share, Tiles, deal, down_parts
 from bitbench.decode.matrix import Dense, Int4Groups, Int8Rows, Matrix
-from bitbench.decode.tiles import Parts, parts, regrouped, unit_inputs
+from bitbench.decode.streamed import Places, Streamed
+from bitbench.decode.tiles import Parts, batched, parts, regrouped, unit_inputs
 from bitbench.decode.weights import LayerWeights, Weights
 
 GRANULE = 8192
@@ -62,54 +63,112 @@ def cuts(weights: Weights, config: DecoderConfig, blocks: Blocks, o_parts: int) 
     return Cuts(o_parts, down, unit, unit_inputs((config.q_size // o_parts, group or 128), 0), head)
 
 
-def streams(weights: Weights, config: DecoderConfig, blocks: Blocks, o_parts: int) -> Streams:
-    """The streams of all blocks. Raises ValueError for more blocks than tiles of gate and up."""
+def streamed(weights: Weights, config: DecoderConfig, blocks: Blocks, o_parts: int) -> "StreamedWeights":
+    """The weights with their matrices in the streams of all blocks, and there alone once the given ones are let go.
+
+    Raises ValueError for more blocks than tiles of gate and up.
+    """
+    if isinstance(weights, StreamedWeights):
+        if (weights.blocks, weights.streams.cuts.o_parts) == (blocks, o_parts):
+            return weights
+        weights = weights.plain()
     how = cuts(weights, config, blocks, o_parts)
-    pieces: list[list[Any]] = [[] for _ in range(blocks.count)]
-    shares: list[Share] = []
-    batches: dict[str, int] = {}
-
-    def append(found: dict[str, Parts]) -> None:
-        for name, matrix in found.items():
-            batches[name] = matrix.batch(blocks.num_warps, blocks.most_bytes)
-            for mine, share in zip(pieces, shares, strict=True):
-                part = getattr(share, name)
-                mine.extend(matrix.stream(part.first, part.count, batches[name]))
-
-    head = {"head": parts(weights.head, how.head_unit)}
-    for layer in weights.layers:
-        matrices = _of_layer(layer, config, how)
-        if not shares:
-            sizes = {name: Tiles(p.num_tiles, p.tile_bytes) for name, p in (matrices | head).items()}
-            shares = deal(sizes, blocks.count, how.o_parts)
-        append(matrices)
-    offsets = [sum(piece.numel() for piece in mine) for mine in pieces]
-    append(head)
-    packed, lengths = _joined(pieces, weights.final_norm.device)
-    return Streams(packed, tuple(shares), batches, lengths, tuple(offsets), how)
+    writer = _Writer(weights, config, blocks, how)
+    layers = [writer.layer(layer) for layer in weights.layers]
+    head = writer.head()
+    embedding = head if weights.embedding is weights.head else weights.embedding
+    return StreamedWeights(embedding, tuple(layers), weights.final_norm, head, writer.streams(), blocks)
 
 
-def _joined(pieces: list[list[Any]], device: Any) -> tuple[Any, tuple[int, ...]]:
-    """Each block's pieces one after another in a row, uint8 [blocks, bytes], and granules each row fills."""
+@dataclass(frozen=True, slots=True)
+class StreamedWeights(Weights):
+    """Weights whose matrices lie in `streams`, made for these blocks; an untied embedding is a table of its own."""
+
+    streams: Streams
+    blocks: Blocks
+
+    def plain(self) -> Weights:
+        """The same with matrices of their own."""
+        names = ("qkv", "o", "gate_up", "down")
+        layers = tuple(replace(x, **{name: getattr(x, name).plain() for name in names}) for x in self.layers)
+        head = self.head.plain()
+        embedding = head if self.embedding is self.head else self.embedding
+        return Weights(embedding, layers, self.final_norm, head)
+
+
+class _Writer:
+    """Writes matrix after matrix behind what the blocks' streams hold already."""
+
+    def __init__(self, weights: Weights, config: DecoderConfig, blocks: Blocks, how: Cuts) -> None:
+        import torch
+
+        self._config, self._blocks, self._how = config, blocks, how
+        self._head, self._head_parts = weights.head, parts(weights.head, how.head_unit)
+        first = _of_layer(weights.layers[0], config, how) | {"head": self._head_parts}
+        self._shares = deal({n: Tiles(p.num_tiles, p.tile_bytes) for n, p in first.items()}, blocks.count, how.o_parts)
+        self._batches = {n: p.batch(blocks.num_warps, blocks.most_bytes) for n, p in first.items()}
+        lengths = []
+        for share in self._shares:
+            bytes_of = {n: getattr(share, n).count * p.tile_bytes for n, p in first.items()}
+            layer = sum(size for n, size in bytes_of.items() if n != "head")
+            lengths.append((len(weights.layers) * layer, bytes_of["head"]))
+        self._granules = tuple(-(-(layers + head) // GRANULE) for layers, head in lengths)
+        self._head_offset = tuple(layers for layers, _ in lengths)
+        device, width = weights.final_norm.device, max(self._granules) * GRANULE
+        self._packed = torch.zeros(blocks.count, width, dtype=torch.uint8, device=device)
+        self._at = [0] * blocks.count
+
+    def layer(self, layer: LayerWeights) -> LayerWeights:
+        """The layer with its matrices in the streams."""
+        of_layer = _of_layer(layer, self._config, self._how)
+        how, c = self._how, self._config
+        cut = {"o": (how.o_unit, how.o_parts), "down": (how.unit, how.down_parts)}
+        found = {}
+        for name, made in of_layer.items():
+            unit, num_parts = cut.get(name, (how.unit, 1))
+            pairs = c.intermediate_size if name == "gate_up" else 0
+            found[name] = self._written(name, getattr(layer, name), made, unit=unit, num_parts=num_parts, pairs=pairs)
+        return replace(layer, **found)
+
+    def head(self) -> Streamed:
+        """lm_head in the streams; layers come before it."""
+        assert tuple(self._at) == self._head_offset
+        return self._written("head", self._head, self._head_parts, unit=self._how.head_unit)
+
+    def streams(self) -> Streams:
+        """All of them."""
+        return Streams(self._packed, tuple(self._shares), self._batches, self._granules, self._head_offset, self._how)
+
+    def _written(
+        self, name: str, matrix: Matrix, made: Parts, *, unit: int, num_parts: int = 1, pairs: int = 0
+    ) -> Streamed:
+        places = Places()
+        for block, share in enumerate(self._shares):
+            part, row = getattr(share, name), self._packed[block]
+            for first, count in batched(part.first, part.count, self._batches[name]):
+                at = self._at[block]
+                places.add(block * row.numel() + at, count)
+                for piece in made.batch_bytes(first, count):
+                    row[self._at[block] : self._at[block] + piece.numel()] = piece
+                    self._at[block] += piece.numel()
+        dtype = matrix.weight_OI.dtype if isinstance(matrix, Dense) else None
+        sizes = (made.units_TUZ.shape[1], made.units_TUZ.shape[2], made.ends_TZ.shape[1])
+        return Streamed(
+            self._packed, matrix.kind, matrix.shape, matrix.num_bytes, dtype, unit, num_parts, pairs,
+            *places.of_tiles(*sizes, self._packed.device), *sizes[1:],
+        )  # fmt: skip
+
+
+def gate_up_order(intermediate_size: int) -> Any:
+    """Eight rows of gate, then the same eight of up, so that both meet in one tile: rows of gate and up, int64."""
     import torch
 
-    lengths = [-(-sum(piece.numel() for piece in mine) // GRANULE) for mine in pieces]
-    packed = torch.zeros(len(pieces), max(lengths) * GRANULE, dtype=torch.uint8, device=device)
-    for row, mine in zip(packed, pieces, strict=True):
-        at = 0
-        for piece in mine:
-            row[at : at + piece.numel()] = piece
-            at += piece.numel()
-        mine.clear()
-    return packed, tuple(lengths)
+    return torch.arange(2 * intermediate_size).reshape(2, -1, 8).transpose(0, 1).flatten()
 
 
 def _of_layer(layer: LayerWeights, config: DecoderConfig, how: Cuts) -> dict[str, Parts]:
     """The tiles of a layer's matrices in the order of reading; keys are fields of Share."""
-    import torch
-
-    # Eight rows of gate, then the same eight of up, so that both meet in one tile.
-    order = torch.arange(2 * config.intermediate_size).reshape(2, -1, 8).transpose(0, 1).flatten()
+    order = gate_up_order(config.intermediate_size)
     return {
         "qkv": parts(layer.qkv, how.unit),
         "o": _in_parts(layer.o, how.o_parts, how.o_unit),

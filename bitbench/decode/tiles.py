@@ -9,7 +9,7 @@ Shapes: T tiles, U units, Z bytes of a part; C chunks of 32 inputs; within a til
 a row, s products, p pairs, e the two numbers of a pair.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,13 +47,15 @@ class Parts:
         each = 4 if units > 3 * num_warps else -(-units // num_warps)
         return max(1, min(MOST_TILES, most_bytes // (min(units, each * num_warps) * unit_bytes)))
 
-    def stream(self, first: int, count: int, batch: int) -> list[Any]:
-        """The bytes of some tiles in batches, in each unit after unit of all its tiles, then what belongs to tiles."""
-        pieces = []
-        for start in range(first, first + count, batch):
-            tiles = slice(start, min(start + batch, first + count))
-            pieces += [self.units_TUZ[tiles].transpose(0, 1).flatten(), self.ends_TZ[tiles].flatten()]
-        return pieces
+    def batch_bytes(self, first: int, count: int) -> tuple[Any, Any]:
+        """A batch of tiles as a stream holds it: unit after unit of all of them, then what belongs to tiles."""
+        tiles = slice(first, first + count)
+        return self.units_TUZ[tiles].transpose(0, 1).flatten(), self.ends_TZ[tiles].flatten()
+
+
+def batched(first: int, count: int, batch: int) -> Iterator[tuple[int, int]]:
+    """First and number of each batch of some tiles."""
+    return ((start, min(batch, first + count - start)) for start in range(first, first + count, batch))
 
 
 def num_tiles(rows: int) -> int:
@@ -110,6 +112,42 @@ def _int4(matrix: Int4Groups) -> Parts:
     pairs_ThgU2 = pairs_RU2.reshape(count, 2, 8, num_groups, 2)
     ends_TUZ = pairs_ThgU2.permute(0, 3, 2, 1, 4).reshape(count, num_groups, -1).contiguous().view(torch.uint8)
     return Parts(torch.cat([numbers_TUZ, ends_TUZ], dim=2), _no_ends(q, count))
+
+
+def unpacked(kind: type[Matrix], units_TUZ: Any, ends_TZ: Any, unit: int, dtype: Any) -> Matrix:
+    """The matrix of some tiles, of which `parts` made these bytes; `dtype` is that of 16-bit numbers. INT4's groups are
+    units.
+    """
+    count, inputs = units_TUZ.shape[0], units_TUZ.shape[1] * unit
+    if kind is Dense:
+        in_order_TCsgtphe = units_TUZ.contiguous().view(dtype).reshape(count, inputs // 32, 2, 8, 4, 2, 2, 2)
+        return Dense(in_order_TCsgtphe.permute(0, 6, 3, 1, 4, 2, 5, 7).reshape(count * ROWS, inputs))
+    if kind is Int8Rows:
+        import torch
+
+        q_TCgth8 = units_TUZ.reshape(count, inputs // 32, 8, 4, 2, 8)
+        q_OI = q_TCgth8.permute(0, 4, 2, 1, 3, 5).reshape(count * ROWS, inputs)
+        # q + 128 less 128: both are the same bits but for the highest.
+        return Int8Rows((q_OI ^ 128).view(torch.int8), ends_TZ.contiguous().view(torch.float32).flatten())
+    assert kind is Int4Groups
+    return _groups(units_TUZ, unit)
+
+
+def _groups(units_TUZ: Any, unit: int) -> Int4Groups:
+    import torch
+
+    count, num_groups = units_TUZ.shape[:2]
+    numbers_TUZ, ends_TUZ = units_TUZ.split([ROWS * unit // 2, 4 * ROWS], dim=2)
+    bytes_TUCgtch4 = numbers_TUZ.reshape(count, num_groups, unit // 64, 8, 4, 2, 2, 4)
+    bytes_ThgUCct4 = bytes_TUCgtch4.permute(0, 6, 3, 1, 2, 5, 4, 7)
+    # Nibble i of a word is input 2 i, nibble 4 + i is input 2 i + 1.
+    low, high = bytes_ThgUCct4 & 15, bytes_ThgUCct4 >> 4
+    even = torch.stack((low[..., :2], high[..., :2]), dim=-1).flatten(-2)
+    odd = torch.stack((low[..., 2:], high[..., 2:]), dim=-1).flatten(-2)
+    q_OP = (even | (odd << 4)).reshape(count * ROWS, -1)
+    pairs_TUgh2 = ends_TUZ.contiguous().view(torch.float16).reshape(count, num_groups, 8, 2, 2)
+    pairs_OG2 = pairs_TUgh2.permute(0, 3, 2, 1, 4).reshape(count * ROWS, num_groups, 2)
+    return Int4Groups(q_OP, pairs_OG2[..., 0].contiguous(), pairs_OG2[..., 1].to(torch.uint8))
 
 
 def regrouped(matrix: Int4Groups, size: int) -> Int4Groups:

@@ -160,7 +160,7 @@ class FusedModel:
         matrix = self._decoder.forward.weights.layers[0].qkv
         count = 4 * self._decoder.config.num_layers
         path = paths.choose_on(self._decoder.forward, self._decoder.device, batch_size)
-        classes = {type(matrix).__name__: count}
+        classes = {matrix.kind.__name__: count}
         return KernelReport(name=self._name(path), module_classes=classes, source=paths.source_hash(path))
 
     def _name(self, path: paths.Path) -> str:

@@ -7,7 +7,7 @@ import torch
 from bitbench.decode import load
 from bitbench.decode.deal import Tiles, deal
 from bitbench.decode.matrix import Dense, int4_groups, int8_rows
-from bitbench.decode.stream import GRANULE, Blocks, streams
+from bitbench.decode.stream import GRANULE, Blocks, streamed
 from bitbench.decode.tiles import ROWS, parts
 from tests.decode.test_decoder import write_awq
 from tests.engines.tiny import write_tiny
@@ -90,15 +90,19 @@ def test_too_many_blocks_for_gate_and_up_are_refused():
         deal(tiles, 9, 1)
 
 
-@pytest.mark.parametrize("method", ["fp16", "int8-wo", "awq-int4", "awq-int4-head8"])
-def test_streams_hold_every_byte_of_the_weights_once(tmp_path, method):
+def model(tmp_path, method):
     folder = write_tiny(tmp_path / "tiny", "Qwen2", tie_word_embeddings=True, hidden_size=256, intermediate_size=384)
     if method.startswith("awq"):
         source, folder = folder, tmp_path / "awq"
         write_awq(folder, source, group_size=64)
-    decoder = load(folder, method)
+    return load(folder, method)
+
+
+@pytest.mark.parametrize("method", ["fp16", "int8-wo", "awq-int4", "awq-int4-head8"])
+def test_streams_hold_every_byte_of_the_weights_once(tmp_path, method):
+    decoder = model(tmp_path, method)
     weights, config = decoder.forward.weights, decoder.config
-    found = streams(weights, config, Blocks(3, 4, 32_768), 1)
+    found = streamed(weights, config, Blocks(3, 4, 32_768), 1).streams
     assert found.packed.shape == (3, max(found.num_granules) * GRANULE)
     stored = [getattr(layer, name) for layer in weights.layers for name in ("qkv", "o", "gate_up", "down")]
     # A zero point takes two bytes instead of half a one.
@@ -107,3 +111,41 @@ def test_streams_hold_every_byte_of_the_weights_once(tmp_path, method):
     used = [int(row.nonzero().max()) + 1 for row in found.packed]
     assert expected - 256 <= sum(used) <= expected
     assert all(-(-n // GRANULE) == granules for n, granules in zip(used, found.num_granules, strict=True))
+
+
+@pytest.mark.parametrize("method", ["fp16", "bf16", "int8-wo", "awq-int4", "awq-int4-head8"])
+@pytest.mark.parametrize("o_parts", [1, 2])
+def test_matrices_in_streams_mean_what_they_meant(tmp_path, monkeypatch, method, o_parts):
+    monkeypatch.setattr("bitbench.decode.streamed._TILES_AT_ONCE", 5)
+    decoder = model(tmp_path, method)
+    plain, index = decoder.forward.weights, torch.tensor([3, 511, 0, 3, 77, 16, 17])
+    found = streamed(plain, decoder.config, Blocks(3, 4, 32_768), o_parts)
+    assert found.num_bytes == plain.num_bytes
+    again = streamed(found, decoder.config, Blocks(4, 4, 16_384), o_parts)  # for other blocks
+    assert streamed(found, decoder.config, Blocks(3, 4, 32_768), o_parts) is found
+    for weights in (found, again):
+        assert weights.embedding is weights.head
+        assert torch.equal(weights.embedding.rows(index), plain.embedding.rows(index))
+        pieces = list(weights.head.in_pieces(decoder.dtype))
+        assert len(pieces) == 7 and torch.equal(torch.cat(pieces), plain.head.in_type(decoder.dtype))
+        for ours, theirs in zip(weights.layers, plain.layers, strict=True):
+            for name in ("qkv", "o", "gate_up", "down"):
+                matrix, expected = getattr(ours, name), getattr(theirs, name)
+                assert (matrix.shape, matrix.num_bytes, matrix.kind) == (
+                    expected.shape,
+                    expected.num_bytes,
+                    type(expected),
+                )
+                assert torch.equal(matrix.dequantized(), expected.dequantized())
+                assert torch.equal(matrix.in_type(decoder.dtype), expected.in_type(decoder.dtype))
+
+
+@torch.inference_mode()
+def test_the_decoder_reads_from_streams_what_it_read_before(tmp_path):
+    decoder, ids = model(tmp_path, "awq-int4-head8"), [5, 300, 17, 2]
+    before = decoder.logits(ids, 4)
+    decoder.forward.weights = streamed(decoder.forward.weights, decoder.config, Blocks(3, 4, 32_768), 2)
+    assert torch.equal(decoder.logits(ids, 4), before)
+    assert torch.equal(
+        decoder.in_float32().logits(ids, 4), model(tmp_path / "b", "awq-int4-head8").in_float32().logits(ids, 4)
+    )
