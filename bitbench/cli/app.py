@@ -198,6 +198,43 @@ def models() -> None:
     catalogue.models()
 
 
+@app.command(
+    epilog=_examples(
+        "bitbench tune                                     fp16 and awq-int4, one sequence and eight",
+        "bitbench tune Qwen/Qwen2.5-1.5B-Instruct -m fp8-wo --batch-size 16",
+    )
+)
+def tune(  # noqa: PLR0917 Typer passes options by position
+    model: Annotated[
+        str | None,
+        typer.Argument(help="shape:NAME, a local folder, or a hub id. Default: by what is here.", show_default=False),
+    ] = None,
+    method: options.Methods = None,
+    batch_size: Annotated[
+        list[int] | None,
+        typer.Option(min=1, max=16, help="Sequences at once. Repeatable. Default: 1 and 8.", show_default=False),
+    ] = None,
+    device: options.Device = None,
+    context: Annotated[int, typer.Option(min=1, help="Tokens before the steps that are timed.")] = 256,
+    yes: options.Yes = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Keep nothing.")] = False,
+) -> None:
+    """Measure block sizes of the engine fused's Triton kernels on this GPU, and keep the fastest for later runs."""
+    from bitbench.cli import tune as command
+
+    with usage_errors():
+        given = command.Options(
+            model=model,
+            methods=tuple(method or ()),
+            batch_sizes=tuple(batch_size or ()),
+            device=device,
+            context=context,
+            yes=yes,
+            dry_run=dry_run,
+        )
+        command.tune(given)
+
+
 @app.command(epilog=_examples("bitbench doctor", "bitbench doctor --device cuda:1"))
 def doctor(
     device: Annotated[str | None, typer.Option(help="cpu, cuda or cuda:1.", show_default=False)] = None,

@@ -79,10 +79,14 @@ def ask_download(plan: Plan, yes: bool, more_bytes: int = 0) -> None:
     `more_bytes`: of another checkpoint than those of the cells.
     """
     size = max((c.checkpoint.download_bytes or 0 for c in plan.cells if c.checkpoint), default=0)
-    size = max(size, more_bytes)
-    if not size or yes:
+    ask(max(size, more_bytes), plan.request.model.label, yes)
+
+
+def ask(num_bytes: int, label: str, yes: bool) -> None:
+    """About a download of so many bytes; nothing for 0. Raises ValueError where nobody can be asked."""
+    if not num_bytes or yes:
         return
-    question = f"download {gigabytes(size)} for {plan.request.model.label}?"
+    question = f"download {gigabytes(num_bytes)} for {label}?"
     if not sys.stdin.isatty():
         raise ValueError(f"{question} say --yes to agree where nobody can be asked")
     if not typer.confirm(question):

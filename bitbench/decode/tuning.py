@@ -1,6 +1,6 @@
 """How large a part of its work each Triton program takes.
 
-The defaults below are untuned: no GPU has measured them yet. scripts/tune_decode.py measures on the GPU at hand and
+The defaults below are untuned: no GPU has measured them yet. `bitbench tune` measures on the GPU at hand and
 keeps what it finds in the user's cache folder, from where it is read again.
 """
 
@@ -132,4 +132,4 @@ def _kept() -> dict[str, Tuning]:
     try:
         return _KEPT.validate_json(path.read_bytes())
     except (OSError, ValidationError) as error:
-        raise LoadError(f"cannot read {path}: remove it, or measure again with scripts/tune_decode.py") from error
+        raise LoadError(f"cannot read {path}: remove it, or measure again with bitbench tune") from error

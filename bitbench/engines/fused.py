@@ -22,7 +22,7 @@ from bitbench.facts.samples import KernelReport
 from bitbench.methods.registry import MethodChoice
 
 # What the decoder calls the storage of each method's checkpoint.
-_STORED = {
+STORED = {
     "fp16": "fp16",
     "int8-wo": "int8-wo",
     "fp8-wo": "fp8-wo",
@@ -219,14 +219,14 @@ class FusedEngine:
             return Supported(False, "the engine fused needs a CUDA device: use the engine transformers here")
         if choice.kernel:
             return Supported(False, f"the engine fused has kernels of its own: ask for {choice.method.name}")
-        if choice.method.name not in _STORED:
-            return Supported(False, f"the engine fused runs {', '.join(_STORED)} and not {choice.method.name}")
+        if choice.method.name not in STORED:
+            return Supported(False, f"the engine fused runs {', '.join(STORED)} and not {choice.method.name}")
         return missing_packages(self.needs)
 
     def load(self, checkpoint: Checkpoint, choice: MethodChoice, device: str, trust_remote_code: bool) -> FusedModel:
         """Load with our own reader. Raises LoadError, Unsupported or OutOfMemory."""
         with memory_errors("loading"):
-            decoder = decoders.load(Path(checkpoint.path), _STORED[choice.method.name], device)
+            decoder = decoders.load(Path(checkpoint.path), STORED[choice.method.name], device)
             if paths.choose_on(decoder.forward, device, 1) == "Triton":
                 check_tools()
             return FusedModel(decoder, hf_loading.tokenizer_of(checkpoint, trust_remote_code))

@@ -103,6 +103,8 @@ def test_benchmark_py_is_run(tmp_path):
         (("explain", "nothing.jsonl", "--format", "xml"), "choose from text, markdown, json"),
         (("cache", "clear", "nonsense", "--yes"), "nonsense"),
         (("quality", "nonsense"), "unknown model 'nonsense': give demo"),
+        (("tune", "--method", "bnb-nf4"), "the decoder has no method 'bnb-nf4': choose from fp16, int8-wo"),
+        (("tune", "--device", "cpu"), "fp16: the engine fused needs a CUDA device"),
         (("quality", "demo", "--method", "int3"), "unknown method 'int3': choose from fp16, bf16, bnb-int8"),
         (("quality", "shape:qwen2.5-0.5b"), "random weights, which have no quality to lose"),
         (("quality", "demo", "--text", "nothing.txt"), "--text nothing.txt: No such file"),

@@ -1,24 +1,21 @@
-"""Measures block sizes of the Triton decode steps on the GPU at hand, and keeps the fastest for the decoder.
+"""Measures block sizes of the Triton decode steps on the GPU at hand (`bitbench tune`).
 
 Whole steps are timed, as they are replayed, by CUDA events: one number of one kernel is changed at a time, and kept
-where the median step is faster. Prints a line for each change that is, and the step's time before and after.
-
-    python scripts/tune_decode.py MODEL_FOLDER --method fp16 --batch 1 --batch 8
+where the median step is faster.
 """
 
-import argparse
 import statistics
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 
 import torch
 import triton
 
-from bitbench.decode import METHODS, load
-from bitbench.decode.triton_steps import TritonSteps, on_cuda
-from bitbench.decode.tuning import Blocks, Tuning, file, keep
+from bitbench.decode.triton_steps import TritonSteps
+from bitbench.decode.tuning import Blocks, Tuning
 
-DEVICE = "cuda:0"
+NUM_STEPS = 50
 # Less of a gain is noise.
 LEAST_GAIN = 0.005
 WARPS, STAGES = (1, 2, 4, 8), (1, 2, 3, 4)
@@ -78,11 +75,13 @@ def best(
 class Clock:
     """Times the steps of one model at one batch size, and sees to it that their logits stay what they were."""
 
-    def __init__(self, steps: TritonSteps, context: int, num_steps: int) -> None:
+    def __init__(
+        self, steps: TritonSteps, context: int, num_steps: int, told: Callable[[str], None] = lambda _: None
+    ) -> None:
         vocab = steps.all_logits().shape[1]
         generator = torch.Generator().manual_seed(0)
         self._ids = torch.randint(0, vocab, (steps.batch_size, context), generator=generator).tolist()
-        self._steps, self._num_steps = steps, num_steps
+        self._steps, self._num_steps, self._told = steps, num_steps, told
         self._expected = self._logits()
 
     def _logits(self) -> torch.Tensor:
@@ -96,7 +95,7 @@ class Clock:
         try:
             self._steps.capture()
         except (triton.runtime.errors.OutOfResources, triton.CompilationError, RuntimeError) as error:
-            print("left out:", str(error).split("\n")[0], flush=True)
+            self._told(f"left out: {(str(error).splitlines() or [type(error).__name__])[0]}")
             return float("inf")
         found = self._logits()
         if not torch.allclose(found, self._expected, atol=0.02 * float(self._expected.std()), rtol=0):
@@ -105,35 +104,23 @@ class Clock:
         return statistics.median(self._steps.step_times_s())
 
 
-def main() -> None:
-    """See the module."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder")
-    parser.add_argument("--method", action="append", choices=tuple(METHODS))
-    parser.add_argument("--batch", type=int, action="append")
-    parser.add_argument("--context", type=int, default=256)
-    parser.add_argument("--steps", type=int, default=50)
-    parser.add_argument("--dry-run", action="store_true", help="keep nothing")
-    arguments = parser.parse_args()
-    name = torch.cuda.get_device_properties(DEVICE).name
-    tuning = None
-    for method in arguments.method or ["fp16"]:
-        decoder = load(arguments.folder, method, DEVICE)
-        for batch in arguments.batch or [1]:
-            room = arguments.context + arguments.steps + 2
-            steps = on_cuda(decoder.forward, DEVICE, room, batch)
-            clock, tuning = Clock(steps, arguments.context, arguments.steps), tuning or steps.tuning
-            before_s = after_s = clock.seconds(tuning)
-            for key in sorted(steps.product_keys()):
-                tuning, after_s = best(tuning, lambda t, k=key: neighbours(t, k), clock.seconds, steps.compile)
-                print(method, batch, key, tuning.products[key], f"{after_s * 1e6:.1f} us", flush=True)
-            tuning, after_s = best(tuning, attending, clock.seconds, steps.compile)
-            print(method, batch, tuning.attending, tuning.parts_per_sm, tuning.norm_warps, flush=True)
-            print(method, batch, f"step: {before_s * 1e6:.1f} us before, {after_s * 1e6:.1f} us after", flush=True)
-    if tuning and not arguments.dry_run:
-        keep(name, replace(tuning, measured=True))
-        print(f"kept for {name} in {file()}")
-
-
-if __name__ == "__main__":
-    main()
+def search(
+    steps: TritonSteps,
+    context: int,
+    start: Tuning | None,
+    told: Callable[[str], None],
+    *,
+    num_steps: int = NUM_STEPS,
+) -> Tuning:
+    """The fastest block sizes for these steps after so many tokens, from `start` or those in use on. `told` hears of
+    each finding. The steps need room for `num_steps` and two more.
+    """
+    clock, tuning = Clock(steps, context, num_steps, told), start or steps.tuning
+    before_s = after_s = clock.seconds(tuning)
+    for key in sorted(steps.product_keys()):
+        tuning, after_s = best(tuning, partial(neighbours, key=key), clock.seconds, steps.compile)
+        told(f"{key}: {tuning.products[key]}, {after_s * 1e6:.1f} us")
+    tuning, after_s = best(tuning, attending, clock.seconds, steps.compile)
+    told(f"{tuning.attending}, {tuning.parts_per_sm} parts to a multiprocessor, norms {tuning.norm_warps} warps")
+    told(f"a step: {before_s * 1e6:.1f} us before, {after_s * 1e6:.1f} us after")
+    return replace(tuning, measured=True)

@@ -11,8 +11,7 @@ from bitbench.decode.tuning import Attending, Blocks, defaults
 from tests.decode.on_triton import DEVICE, needs_triton
 from tests.engines.tiny import write_tiny
 
-pytest.importorskip("triton")
-import tune_decode
+search = pytest.importorskip("bitbench.decode.search", reason="needs triton")
 
 START = defaults((8, 0))
 
@@ -25,8 +24,8 @@ def test_it_walks_to_the_fastest_and_stops_there():
         return abs(blocks.rows - 64) + abs(blocks.elements - 128) + 8 * (blocks.num_warps != 4) + 10
 
     asked = []
-    found, time_s = tune_decode.best(START, lambda t: tune_decode.neighbours(t, key), seconds, asked.append)
-    assert asked[0] == list(tune_decode.neighbours(START, key)) and len(asked) > 1
+    found, time_s = search.best(START, lambda t: search.neighbours(t, key), seconds, asked.append)
+    assert asked[0] == list(search.neighbours(START, key)) and len(asked) > 1
     assert found.products[key] == Blocks(64, 128, 4, START.products[key].num_stages)
     assert time_s == 10
     assert {k: v for k, v in found.products.items() if k != key} == {
@@ -35,7 +34,7 @@ def test_it_walks_to_the_fastest_and_stops_there():
 
 
 def test_a_gain_within_the_noise_changes_nothing():
-    found, time_s = tune_decode.best(START, tune_decode.attending, lambda t: 1.0 if t == START else 0.999)
+    found, time_s = search.best(START, search.attending, lambda t: 1.0 if t == START else 0.999)
     assert (found, time_s) == (START, 1.0)
 
 
@@ -47,7 +46,7 @@ def test_its_clock_times_right_steps_and_refuses_wrong_ones(tmp_path, monkeypatc
     steps = TritonSteps(decoder.forward, "cpu", 32, 2, tuning=tuning, multiprocessors=4)
     assert steps.product_keys() == {"16bit many short"}
     monkeypatch.setattr(TritonSteps, "capture", lambda self: None)
-    clock = tune_decode.Clock(steps, 10, 2)
+    clock = search.Clock(steps, 10, 2)
     other = replace(tuning, attending=Attending(16), parts_per_sm=1)
     assert clock.seconds(other) > 0
     assert steps.tuning == other
@@ -59,9 +58,24 @@ def test_its_clock_times_right_steps_and_refuses_wrong_ones(tmp_path, monkeypatc
         clock.seconds(tuning)
 
 
+@needs_triton
+@pytest.mark.skipif(DEVICE != "cpu", reason="steps are not captured here")
+def test_the_search_goes_through_all_products_and_says_what_it_found(tmp_path, monkeypatch):
+    decoder = load(write_tiny(tmp_path / "m", num_hidden_layers=1, vocab_size=128), "int8-wo")
+    tuning = replace(START, products={key: Blocks(64, 64, 4, 2) for key in START.products})
+    steps = TritonSteps(decoder.forward, "cpu", 16, 1, tuning=tuning, multiprocessors=4)
+    monkeypatch.setattr(TritonSteps, "capture", lambda self: None)
+    monkeypatch.setattr(search, "neighbours", lambda t, key: [replace(t, norm_warps=8)])
+    monkeypatch.setattr(search, "attending", lambda t: [replace(t, parts_per_sm=1)])
+    found, told = search.search(steps, 8, None, told := [].append, num_steps=2), told.__self__
+    assert found.measured and found.products == tuning.products
+    assert [line.partition(":")[0] for line in told] == ["int8 one short", told[1], "a step"]
+    assert "us before" in told[2] and "us after" in told[2]
+
+
 def test_candidates_are_within_bounds_and_differ_in_one_number():
     for key, now in START.products.items():
-        found = [t.products[key] for t in tune_decode.neighbours(START, key)]
+        found = [t.products[key] for t in search.neighbours(START, key)]
         assert found and now not in found
         for blocks in found:
             assert 256 <= blocks.rows * blocks.elements <= 16_384
