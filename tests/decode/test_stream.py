@@ -121,7 +121,8 @@ def test_matrices_in_streams_mean_what_they_meant(tmp_path, monkeypatch, method,
     plain, index = decoder.forward.weights, torch.tensor([3, 511, 0, 3, 77, 16, 17])
     found = streamed(plain, decoder.config, Blocks(3, 4, 32_768), o_parts)
     assert found.num_bytes == plain.num_bytes
-    again = streamed(found, decoder.config, Blocks(4, 4, 16_384), o_parts)  # for other blocks
+    again = streamed(found, decoder.config, Blocks(40, 4, 16_384), o_parts)  # for so many that down is cut too
+    assert (found.streams.cuts.down_parts, again.streams.cuts.down_parts) == (1, 2)
     assert streamed(found, decoder.config, Blocks(3, 4, 32_768), o_parts) is found
     for weights in (found, again):
         assert weights.embedding is weights.head
