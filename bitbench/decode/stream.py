@@ -145,9 +145,9 @@ class _Writer:
         places = Places()
         for block, share in enumerate(self._shares):
             part, row = getattr(share, name), self._packed[block]
+            assert not part.count or part.first == sum(places.counts), "tiles are dealt out in the order of blocks"
             for first, count in batched(part.first, part.count, self._batches[name]):
-                at = self._at[block]
-                places.add(block * row.numel() + at, count)
+                places.add(block * row.numel() + self._at[block], count)
                 for piece in made.batch_bytes(first, count):
                     row[self._at[block] : self._at[block] + piece.numel()] = piece
                     self._at[block] += piece.numel()
