@@ -1,7 +1,9 @@
 """The step kernel on an emulated device, against the plain decoder; and compiled for the GPU where there is nvcc."""
 
+import gc
 import shutil
 import subprocess
+import weakref
 from types import SimpleNamespace
 
 import pytest
@@ -196,3 +198,18 @@ def test_larger_layers_have_more_under_way(hidden, inter, bytes_each, granules):
         down=matrix(hidden, inter),
     )
     assert in_flight(SimpleNamespace(layers=[layer]), 132) == granules
+
+
+@needs_compiler
+def test_weights_are_in_memory_once(tmp_path):
+    decoder = model(tmp_path, "qwen2", "fp16")
+    layer = decoder.forward.weights.layers[1]
+    before = [weakref.ref(m.weight_OI) for m in (layer.qkv, layer.o, layer.gate_up, layer.down)]
+    del layer
+    kernel = emulated(decoder, 64, tmp_path, o_parts=2)
+    gc.collect()
+    assert all(ref() is None for ref in before)
+    stored = decoder.forward.weights.num_bytes
+    packed = kernel._buffers["streams"]
+    assert stored <= packed.nbytes + decoder.forward.weights.embedding.num_bytes + 100_000
+    assert decoder.forward.weights.layers[0].qkv.packed is packed
