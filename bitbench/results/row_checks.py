@@ -18,6 +18,9 @@ MAX_SPREAD_WITHIN = 0.10
 MIN_SAMPLES = 10
 """nvbench's least number of samples."""
 
+UNTUNED = "untuned"
+"""How the name of our own Triton kernels ends on a GPU for which nobody has measured block sizes (engines/fused.py)."""
+
 COLD_TTFT_RATIO = 2.0
 """From here on the first request of a process is another experience than the TTFT in the table."""
 
@@ -105,6 +108,12 @@ ROW_CHECKS: tuple[RowCheck, ...] = (
         "a fallback kernel ran, not the one meant for this checkpoint",
         "bitbench methods says what the other kernel needs",
         _flag("fallback_kernel"),
+    ),
+    RowCheck(
+        "untuned",
+        "kernels ran with block sizes that were not measured on this GPU",
+        "bitbench tune finds faster ones and keeps them for later runs",
+        lambda s: "" if s.kernel.endswith(UNTUNED) else None,
     ),
     RowCheck(
         "few_processes",

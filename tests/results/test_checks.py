@@ -31,6 +31,7 @@ def _cold() -> list[Record]:
 CASES: dict[str, tuple[list[Record], list[Ending]]] = {
     "failed_processes": ([*CLEAN, record("bf16", status="timeout", process=5)], []),
     "fallback_kernel": (processes("bf16", [0.0005] * 5, flags=("fallback_kernel",)), []),
+    "untuned": (processes("bf16", [0.0005] * 5, kernel="Triton, untuned"), []),
     "few_processes": (CLEAN[:4], []),
     "few_samples": (processes("bf16", [0.0005] * 5, prompts=1), []),
     "spread_between": (processes("bf16", [0.0005, 0.0006, 0.0005, 0.0006, 0.0005]), []),
