@@ -9,6 +9,7 @@ from rich.console import Console
 from bitbench.cli.asking import ask, default_model
 from bitbench.cli.console import wide_console
 from bitbench.cli.parsing import parse_device
+from bitbench.decode.triton_steps import check_tools
 from bitbench.engines.fused import STORED
 from bitbench.engines.registry import engine
 from bitbench.facts.errors import Unsupported
@@ -35,15 +36,19 @@ class Options:
 
 def tune(options: Options) -> None:
     """Search for each method and batch size, and keep what was found. Raises ValueError for bad input."""
+    try:
+        _tune(options)
+    except Unsupported as error:
+        raise ValueError(str(error)) from error
+
+
+def _tune(options: Options) -> None:
     console, device = wide_console(), parse_device(options.device)
     methods = options.methods or DEFAULT_METHODS
     _check(methods, device)
     model = parse_model(options.model) if options.model else default_model(device, ("fused",), console)
     ask(max(plan(model, m, device).download_bytes or 0 for m in methods), model.label, options.yes)
-    try:
-        _search(model, methods, device, options, console)
-    except Unsupported as error:
-        raise ValueError(str(error)) from error
+    _search(model, methods, device, options, console)
 
 
 def _check(methods: Sequence[str], device: str) -> None:
@@ -53,6 +58,7 @@ def _check(methods: Sequence[str], device: str) -> None:
         answer = engine("fused").supports(parse_method(method), device)
         if not answer.ok:
             raise ValueError(f"{method}: {answer.reason}")
+    check_tools()  # before anything is made or Triton imported
 
 
 def _search(model: ModelRef, methods: Sequence[str], device: str, options: Options, console: Console) -> None:

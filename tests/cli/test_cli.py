@@ -7,9 +7,11 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from bitbench.engines.base import Supported
 from bitbench.results.record import Record
 from tests.factories import explained_h200, h200
 
@@ -317,3 +319,14 @@ def test_generated_pages_are_up_to_date():
         [sys.executable, str(ROOT / "scripts" / "docs.py"), "--check"], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_tuning_without_triton_ends_before_anything_is_made(monkeypatch):
+    from bitbench.cli import tune
+
+    monkeypatch.setattr(tune, "parse_device", lambda _: "cuda:0")
+    monkeypatch.setattr(tune, "engine", lambda _: SimpleNamespace(supports=lambda *_: Supported(True, "")))
+    monkeypatch.setattr("bitbench.decode.triton_steps.find_spec", lambda _: None)
+    options = tune.Options(model="demo", methods=(), batch_sizes=(), device=None, context=256, yes=False, dry_run=False)
+    with pytest.raises(ValueError, match="pip install triton"):
+        tune.tune(options)
