@@ -12,6 +12,7 @@ import itertools
 import json
 import statistics
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from bitbench.facts.messages import PrepareTask
 from bitbench.facts.models import parse_model
 from bitbench.facts.workloads import parse_workload
 from bitbench.methods.checkpoint import prepare
+from bitbench.results.environment import Environment
 from bitbench.results.machine import collect
 
 STORED = {"fp16": "fp16", "bf16": "bf16", "int8-wo": "fp16", "awq-int4": "awq-int4", "awq-int4-head8": "awq-int4"}
@@ -97,19 +99,41 @@ def where(kernel: StepKernel) -> dict[str, dict[str, float]]:
     return found
 
 
-def main() -> None:
-    """One line a method."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def options(about: str | None, methods: Iterable[str], positions: int) -> argparse.ArgumentParser:
+    """What a script about steps is told; `positions` is the default."""
+    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model")
-    parser.add_argument("--method", action="append", choices=tuple(STORED))
-    parser.add_argument("--warps", type=int, action="append")
+    parser.add_argument("--method", action="append", choices=tuple(methods))
     parser.add_argument("--prompt-len", type=int, default=40)
     parser.add_argument("--output-len", type=int, default=128)
-    parser.add_argument("--positions", type=int, default=256, help="teacher-forced, for the error; 0 leaves it out")
+    parser.add_argument(
+        "--positions", type=int, default=positions, help="teacher-forced, for the error; 0 leaves it out"
+    )
     parser.add_argument("--repeats", type=int, default=9)
+    parser.add_argument("--out", type=Path)
+    return parser
+
+
+def keep(line: dict[str, Any], arguments: argparse.Namespace, environment: Environment, kernel_source: str) -> None:
+    """Say of a line where and how it was measured, and append it where that was asked for."""
+    line |= {
+        "prompt_len": arguments.prompt_len,
+        "output_len": arguments.output_len,
+        "device_name": environment.device_name,
+        "versions": environment.versions,
+        "kernel_source": kernel_source,
+    }
+    if arguments.out:
+        with arguments.out.open("a", encoding="utf-8") as out:
+            out.write(json.dumps(line) + "\n")
+
+
+def main() -> None:
+    """One line a method."""
+    parser = options(__doc__, STORED, positions=256)
+    parser.add_argument("--warps", type=int, action="append")
     parser.add_argument("--define", action="append", default=[], help="a variant of the kernel: NAME=VALUE,...")
     parser.add_argument("--stamps", action="store_true")
-    parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
     environment = collect(DEVICE)
     room = -(-max(40 + arguments.positions, arguments.prompt_len + arguments.output_len) // 256) * 256
@@ -141,16 +165,7 @@ def main() -> None:
                 for kind, row in line["cycles"].items():
                     print(f"  {kind:24}", row, flush=True)
                 del profiled
-            line |= {
-                "prompt_len": arguments.prompt_len,
-                "output_len": arguments.output_len,
-                "device_name": environment.device_name,
-                "versions": environment.versions,
-                "kernel_source": source_hash(),
-            }
-            if arguments.out:
-                with arguments.out.open("a", encoding="utf-8") as out:
-                    out.write(json.dumps(line) + "\n")
+            keep(line, arguments, environment, source_hash())
             del kernel
             torch.cuda.empty_cache()
 

@@ -7,13 +7,11 @@ Appends one JSON line each with --out.
     python scripts/triton_steps.py shape:qwen2.5-0.5b --method fp16 --method awq-int4 --batch 1 --batch 8
 """
 
-import argparse
-import json
 from pathlib import Path
 from typing import Any
 
 import torch
-from decode_steps import DEVICE, STORED, errors, timed
+from decode_steps import DEVICE, STORED, errors, keep, options, timed
 
 from bitbench.decode import decoder as decoders
 from bitbench.decode.triton_steps import on_cuda, source_hash
@@ -27,15 +25,8 @@ METHODS = {**STORED, "fp8-wo": "fp16"}
 
 def main() -> None:
     """One line a method and batch size."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model")
-    parser.add_argument("--method", action="append", choices=tuple(METHODS))
+    parser = options(__doc__, METHODS, positions=64)
     parser.add_argument("--batch", type=int, action="append")
-    parser.add_argument("--prompt-len", type=int, default=40)
-    parser.add_argument("--output-len", type=int, default=128)
-    parser.add_argument("--positions", type=int, default=64, help="teacher-forced, for the error")
-    parser.add_argument("--repeats", type=int, default=9)
-    parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
     environment = collect(DEVICE)
     room = max(40 + arguments.positions, arguments.prompt_len + arguments.output_len)
@@ -49,19 +40,11 @@ def main() -> None:
                 steps, decoder.config.vocab_size, arguments.prompt_len, arguments.output_len, arguments.repeats
             )
             line["tokens_per_s"] *= batch
-            line |= errors(steps, decoder, arguments.positions)
-            line |= {
-                "tuned": steps.tuning.measured,
-                "prompt_len": arguments.prompt_len,
-                "output_len": arguments.output_len,
-                "device_name": environment.device_name,
-                "versions": environment.versions,
-                "kernel_source": source_hash(),
-            }
-            print({k: v for k, v in line.items() if k != "versions"}, flush=True)
-            if arguments.out:
-                with arguments.out.open("a", encoding="utf-8") as out:
-                    out.write(json.dumps(line) + "\n")
+            if arguments.positions:
+                line |= errors(steps, decoder, arguments.positions)
+            line["tuned"] = steps.tuning.measured
+            print(line, flush=True)
+            keep(line, arguments, environment, source_hash())
             del steps
             torch.cuda.empty_cache()
 

@@ -29,13 +29,13 @@ METHODS: dict[str, tuple[bool, Storage, Storage]] = {
 
 @dataclass(slots=True)
 class Decoder:
-    """A loaded model. `dtype` is that of its activations."""
+    """A loaded model. `dtype` is that of its activations, `steps` those of the last generation."""
 
     config: DecoderConfig
     forward: Forward
     dtype: Any
     device: str
-    _steps: Steps | None = field(default=None)
+    steps: Steps | None = field(default=None)
 
     def generate(
         self,
@@ -73,7 +73,7 @@ class Decoder:
 
         if not max_new_tokens:
             return
-        steps = self._prepared(len(ids), len(ids[0]) + max_new_tokens)
+        steps = self.prepared(len(ids), len(ids[0]) + max_new_tokens)
         steps.start_all(ids)
         if sampling.temperature == 0:
             yield from self._greedy(steps, len(ids[0]), max_new_tokens)
@@ -117,13 +117,13 @@ class Decoder:
         weights, c = self.forward.weights.with_vectors(torch.float32), self.config
         return Decoder(c, Forward(c, weights, self.forward.cos_sin), torch.float32, self.device)
 
-    def _prepared(self, batch_size: int, room: int) -> Steps:
-        """Those of the last generation where their cache is large enough, else new ones."""
-        if self._steps is None or self._steps.batch_size != batch_size or self._steps.room < room:
-            self._steps = None  # the old cache is freed first
+    def prepared(self, batch_size: int, room: int) -> Steps:
+        """For so many sequences and positions: those of the last generation where they suit, else new ones."""
+        if self.steps is None or self.steps.batch_size != batch_size or self.steps.room < room:
+            self.steps = None  # the old cache is freed first
             room = room if self.device == "cpu" else paths.rounded(room, self.config.context_len)
-            self._steps = paths.new_steps(self.forward, self.device, room, batch_size)
-        return self._steps
+            self.steps = paths.new_steps(self.forward, self.device, room, batch_size)
+        return self.steps
 
     def _check(self, ids: Sequence[Sequence[int]], max_new_tokens: int) -> None:
         lengths = {len(row) for row in ids}

@@ -4,7 +4,7 @@ Rows are outputs in all of them, so that projections that read the same vector a
 Shapes: O outputs, I inputs, G groups of inputs, P = I / 2 bytes of two 4-bit numbers.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -37,20 +37,26 @@ class Matrix(Protocol):
         """float32 [N, I]: some rows, as an embedding looks them up."""
 
 
+class _Plain:
+    """What a matrix says of itself whose numbers are its own."""
+
+    __slots__ = ()
+
+    @property
+    def kind(self) -> Any:
+        """Its class."""
+        return type(self)
+
+    def plain(self) -> Any:
+        """It is."""
+        return self
+
+
 @dataclass(frozen=True, slots=True)
-class Dense:
+class Dense(_Plain):
     """16 bits a weight."""
 
     weight_OI: Any
-
-    @property
-    def kind(self) -> type[Matrix]:
-        """Its own."""
-        return type(self)
-
-    def plain(self) -> Matrix:
-        """It is."""
-        return self
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -76,20 +82,11 @@ class Dense:
 
 
 @dataclass(frozen=True, slots=True)
-class Int8Rows:
+class Int8Rows(_Plain):
     """8 bits a weight and one scale a row: weight = q x scale, q from -127 to 127 (W8A16)."""
 
     q_OI: Any
     scale_O: Any
-
-    @property
-    def kind(self) -> type[Matrix]:
-        """Its own."""
-        return type(self)
-
-    def plain(self) -> Matrix:
-        """It is."""
-        return self
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -118,20 +115,11 @@ class Int8Rows:
 
 
 @dataclass(frozen=True, slots=True)
-class Fp8Rows:
+class Fp8Rows(_Plain):
     """8-bit floats (E4M3, arXiv 2209.05433) and one scale a row: weight = number x scale. `bits_OI` is uint8."""
 
     bits_OI: Any
     scale_O: Any
-
-    @property
-    def kind(self) -> type[Matrix]:
-        """Its own."""
-        return type(self)
-
-    def plain(self) -> Matrix:
-        """It is."""
-        return self
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -162,7 +150,7 @@ class Fp8Rows:
 
 
 @dataclass(frozen=True, slots=True)
-class Int4Groups:
+class Int4Groups(_Plain):
     """4 bits a weight, a scale and a zero point for each group of inputs: weight = (q - zero) x scale, q from 0 to 15.
 
     `q_OP` holds two neighbouring inputs in a byte, the first in the low half.
@@ -171,15 +159,6 @@ class Int4Groups:
     q_OP: Any
     scale_OG: Any
     zero_OG: Any
-
-    @property
-    def kind(self) -> type[Matrix]:
-        """Its own."""
-        return type(self)
-
-    def plain(self) -> Matrix:
-        """It is."""
-        return self
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -223,6 +202,16 @@ class Int4Groups:
         q_NGK = torch.stack((q_NP & 15, q_NP >> 4), dim=-1).reshape(q_NP.shape[0], scale_NG.shape[1], -1)
         centred_NGK = q_NGK - zero_NG.to(dtype)[..., None]
         return centred_NGK.mul_(scale_NG.to(dtype)[..., None]).reshape(q_NP.shape[0], -1)
+
+
+def with_rows(matrix: Matrix, change: Callable[[Any], Any]) -> Matrix:
+    """`change` of each of its tensors, whose first dimension is that of rows: other rows, stored as they were."""
+    if isinstance(matrix, Dense):
+        return Dense(change(matrix.weight_OI))
+    if isinstance(matrix, Int8Rows):
+        return Int8Rows(change(matrix.q_OI), change(matrix.scale_O))
+    assert isinstance(matrix, Int4Groups)
+    return Int4Groups(change(matrix.q_OP), change(matrix.scale_OG), change(matrix.zero_OG))
 
 
 def int8_rows(weight_OI: Any) -> Int8Rows:

@@ -10,7 +10,7 @@ from typing import Any
 
 from bitbench.decode.config import DecoderConfig
 from bitbench.decode.deal import Share, Tiles, deal, down_parts
-from bitbench.decode.matrix import Dense, Int4Groups, Int8Rows, Matrix
+from bitbench.decode.matrix import Dense, Int4Groups, Int8Rows, Matrix, with_rows
 from bitbench.decode.streamed import Places, Streamed
 from bitbench.decode.tiles import Parts, batched, parts, regrouped, unit_inputs
 from bitbench.decode.weights import LayerWeights, Weights
@@ -172,7 +172,7 @@ def _of_layer(layer: LayerWeights, config: DecoderConfig, how: Cuts) -> dict[str
     return {
         "qkv": parts(layer.qkv, how.unit),
         "o": _in_parts(layer.o, how.o_parts, how.o_unit),
-        "gate_up": parts(_rows(layer.gate_up, order), how.unit),
+        "gate_up": parts(with_rows(layer.gate_up, lambda rows: rows[order]), how.unit),
         "down": _in_parts(layer.down, how.down_parts, how.unit),
     }
 
@@ -184,16 +184,6 @@ def _in_parts(matrix: Matrix, num_parts: int, unit: int) -> Parts:
     inputs = matrix.shape[1] // num_parts
     found = [parts(_inputs(matrix, i * inputs, (i + 1) * inputs, unit), unit) for i in range(num_parts)]
     return Parts(torch.cat([p.units_TUZ for p in found]), torch.cat([p.ends_TZ for p in found]))
-
-
-def _rows(matrix: Matrix, index: Any) -> Matrix:
-    """Some rows, in this order, stored as they were."""
-    if isinstance(matrix, Dense):
-        return Dense(matrix.weight_OI[index])
-    if isinstance(matrix, Int8Rows):
-        return Int8Rows(matrix.q_OI[index], matrix.scale_O[index])
-    assert isinstance(matrix, Int4Groups)
-    return Int4Groups(matrix.q_OP[index], matrix.scale_OG[index], matrix.zero_OG[index])
 
 
 def _inputs(matrix: Matrix, first: int, end: int, unit: int) -> Matrix:

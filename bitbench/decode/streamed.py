@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from bitbench.decode.matrix import Dense, Int4Groups, Int8Rows, Matrix
+from bitbench.decode.matrix import Dense, Int4Groups, Int8Rows, Matrix, with_rows
 from bitbench.decode.tiles import ROWS, unpacked
 
 _WORD = 16
@@ -114,23 +114,15 @@ class Streamed:
         return pairs.view(torch.uint8).reshape(*words.shape, num_bytes)
 
 
-def _map(matrix: Matrix, change: Any) -> Matrix:
-    """`change` of each of its tensors, whose first dimension is that of rows."""
-    if isinstance(matrix, Dense):
-        return Dense(change(matrix.weight_OI))
-    if isinstance(matrix, Int8Rows):
-        return Int8Rows(change(matrix.q_OI), change(matrix.scale_O))
-    assert isinstance(matrix, Int4Groups)
-    return Int4Groups(change(matrix.q_OP), change(matrix.scale_OG), change(matrix.zero_OG))
-
-
 def _first_rows(matrix: Matrix, count: int) -> Matrix:
-    return _map(matrix, lambda rows: rows[:count])
+    return with_rows(matrix, lambda rows: rows[:count])
 
 
 def _apart(matrix: Matrix, pairs: int) -> Matrix:
     """Eight rows of one and eight of the other in turn, to all of the one and then all of the other."""
-    return _map(matrix, lambda rows: rows[: 2 * pairs].reshape(-1, 2, 8, *rows.shape[1:]).transpose(0, 1).flatten(0, 2))
+    return with_rows(
+        matrix, lambda rows: rows[: 2 * pairs].reshape(-1, 2, 8, *rows.shape[1:]).transpose(0, 1).flatten(0, 2)
+    )
 
 
 def _side_by_side(parts: list[Matrix]) -> Matrix:

@@ -8,7 +8,6 @@ from typing import Any, Literal
 
 import bitbench.decode.decoder as decoders
 from bitbench.decode import paths, tuning
-from bitbench.decode.steps import Steps
 from bitbench.decode.triton_steps import check_tools
 from bitbench.engines import hf_loading
 from bitbench.engines.base import LinearLayer, Matrices, OnToken, Supported, TextTokens
@@ -18,7 +17,7 @@ from bitbench.engines.tokens import encode, gaps_below_top, text_tokens
 from bitbench.facts.errors import Unsupported
 from bitbench.facts.messages import Checkpoint
 from bitbench.facts.profile import LABEL_PREFIX, ModuleRole
-from bitbench.facts.samples import KernelReport
+from bitbench.facts.samples import UNTUNED, KernelReport
 from bitbench.methods.registry import MethodChoice
 
 # What the decoder calls the storage of each method's checkpoint.
@@ -38,7 +37,6 @@ class FusedModel:
     def __init__(self, decoder: decoders.Decoder, tokenizer: Any) -> None:
         self.clock: Callable[[], float] = time.monotonic
         self._decoder, self._tokenizer = decoder, tokenizer
-        self._steps: Steps | None = None
         self._annotating = False
 
     def encode(self, text: str) -> list[int] | None:
@@ -62,7 +60,7 @@ class FusedModel:
             raise Unsupported(f"the engine fused decodes up to {decoders.MAX_BATCH} sequences at once, not {len(ids)}")
         prompt_len = len(ids[0])
         with memory_errors("generating"):
-            steps = self._prepared(len(ids), prompt_len + output_len)
+            steps = self._decoder.prepared(len(ids), prompt_len + output_len)
             with self._label("model"):
                 steps.start_all(ids)
             self.synchronize()
@@ -72,16 +70,10 @@ class FusedModel:
                 steps.advance(output_len - 1)
             return steps.all_tokens(prompt_len, output_len)
 
-    def _prepared(self, batch_size: int, room: int) -> Steps:
-        if self._steps is None or self._steps.batch_size != batch_size or self._steps.room < room:
-            self._steps = None  # the old cache is freed first
-            room = paths.rounded(room, self.context_len())
-            self._steps = paths.new_steps(self._decoder.forward, self._decoder.device, room, batch_size)
-        return self._steps
-
     def step_times_s(self) -> tuple[float, ...]:
         """The gaps between the tokens of the last generation, by the GPU's own clock."""
-        return self._steps.step_times_s() if self._steps else ()
+        steps = self._decoder.steps
+        return steps.step_times_s() if steps else ()
 
     def logits(self, ids: Sequence[int], num_last: int) -> Any:
         """By the plain decoder over all ids at once, float32 [num_last][vocab]. Raises OutOfMemory."""
@@ -101,8 +93,8 @@ class FusedModel:
         import torch
 
         with memory_errors("reading a text token by token"):
-            batch_size = self._steps.batch_size if self._steps else 1
-            steps = self._prepared(batch_size, len(prompt_ids) + len(forced_ids))
+            batch_size = self._decoder.steps.batch_size if self._decoder.steps else 1
+            steps = self._decoder.prepared(batch_size, len(prompt_ids) + len(forced_ids))
             steps.start(prompt_ids)
             rows = [steps.logits().clone()]
             for token in forced_ids[:-1]:
@@ -145,7 +137,7 @@ class FusedModel:
 
     def kv_cache_bytes(self) -> int:
         """As allocated for the longest sequence so far."""
-        return self._steps.kv_cache_bytes() if self._steps else 0
+        return self._decoder.steps.kv_cache_bytes() if self._decoder.steps else 0
 
     def vocab_size(self) -> int:
         """Ids the model knows."""
@@ -171,7 +163,7 @@ class FusedModel:
 
         properties = torch.cuda.get_device_properties(self._decoder.device)
         tuned = tuning.for_gpu(properties.name, (properties.major, properties.minor)).measured
-        return f"Triton, {'tuned' if tuned else 'untuned'}"
+        return f"Triton, {'tuned' if tuned else UNTUNED}"
 
     def matrices(self) -> Matrices:
         """From the weights."""

@@ -70,6 +70,10 @@ class Bandwidth(Frozen):
     method: str
 
 
+UNTUNED = "untuned"
+"""How the name of our own Triton kernels ends on a GPU for which nobody has measured block sizes."""
+
+
 class KernelReport(Frozen):
     """What really multiplied: module classes of the projections with their number, device kernel names, and of a kernel
     of our own the hash of its source.

@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 
 from rich.text import Text
 
+from bitbench.reports.section import Section
+
 DEFAULT_WIDTH = 100
 MIN_WIDTH = 60
 
@@ -28,6 +30,13 @@ class Lines:
             line, self.width, initial_indent=first, subsequent_indent=rest, break_on_hyphens=False
         ):
             self.add(part, style)
+
+    def section(self, section: Section, mark: str, style: str = "") -> None:
+        """Title, table, and each line under it after `mark`."""
+        self.wrapped(section.title, "", "bold", indent=2)
+        self.columns(section.head, section.rows, " ")
+        for line in section.below:
+            self.wrapped(line, mark, style)
 
     def columns(self, head: Sequence[str], rows: Sequence[Sequence[str]], indent: str) -> None:
         """A small table, its first column to the left. Columns from the right that do not fit are named instead."""

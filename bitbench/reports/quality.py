@@ -49,10 +49,7 @@ def quality_report(records: Sequence[QualityRecord], width: int) -> Text:
         lines.wrapped(of.about, "", indent=2)
         for section in of.sections:
             lines.add("")
-            lines.wrapped(section.title, "", "bold", indent=2)
-            lines.columns(section.head, section.rows, " ")
-            for line in section.below:
-                lines.wrapped(line, " * ")
+            lines.section(section, " * ")
         for line in of.failed:
             lines.wrapped(line, " ! ", "red")
         lines.add("")

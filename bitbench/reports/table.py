@@ -52,10 +52,7 @@ def table(summaries: Sequence[CellSummary], width: int = DEFAULT_WIDTH) -> Text:
     for group in tables:
         shown |= _group(lines, group)
     for section in engines_beside(summaries):
-        lines.wrapped(section.title, "", "bold", indent=2)
-        lines.columns(section.head, section.rows, " ")
-        for line in section.below:
-            lines.wrapped(line, " ", "dim")
+        lines.section(section, " ", "dim")
         lines.add("")
     for warned in file_warnings(summaries):
         lines.wrapped(below.warning_line(warned, len(summaries)), " ! ", "yellow")

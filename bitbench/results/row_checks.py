@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from bitbench.facts.samples import UNTUNED
 from bitbench.facts.status import Flag
 from bitbench.results.metrics import cold_ttft_s
 from bitbench.results.pool import measured_samples, throttled_samples
@@ -17,9 +18,6 @@ MAX_SPREAD_WITHIN = 0.10
 
 MIN_SAMPLES = 10
 """nvbench's least number of samples."""
-
-UNTUNED = "untuned"
-"""How the name of our own Triton kernels ends on a GPU for which nobody has measured block sizes (engines/fused.py)."""
 
 COLD_TTFT_RATIO = 2.0
 """From here on the first request of a process is another experience than the TTFT in the table."""

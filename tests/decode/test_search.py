@@ -16,6 +16,14 @@ search = pytest.importorskip("bitbench.decode.search", reason="needs triton")
 START = defaults((8, 0))
 
 
+def uncaptured(tmp_path, monkeypatch, method, room, batch_size):
+    """A small decoder, block sizes that suit it, and its steps, each of which is launched kernel by kernel."""
+    monkeypatch.setattr(TritonSteps, "capture", lambda self: None)
+    decoder = load(write_tiny(tmp_path / "m", num_hidden_layers=1, vocab_size=128), method)
+    tuning = replace(START, products={key: Blocks(64, 64, 4, 2) for key in START.products})
+    return decoder, tuning, TritonSteps(decoder.forward, "cpu", room, batch_size, tuning=tuning, multiprocessors=4)
+
+
 def test_it_walks_to_the_fastest_and_stops_there():
     key = "16bit many short"
 
@@ -41,11 +49,8 @@ def test_a_gain_within_the_noise_changes_nothing():
 @needs_triton
 @pytest.mark.skipif(DEVICE != "cpu", reason="steps are not captured here")
 def test_its_clock_times_right_steps_and_refuses_wrong_ones(tmp_path, monkeypatch):
-    decoder = load(write_tiny(tmp_path / "m", num_hidden_layers=1, vocab_size=128), "fp16")
-    tuning = replace(START, products={key: Blocks(64, 64, 4, 2) for key in START.products})
-    steps = TritonSteps(decoder.forward, "cpu", 32, 2, tuning=tuning, multiprocessors=4)
+    decoder, tuning, steps = uncaptured(tmp_path, monkeypatch, "fp16", 32, 2)
     assert steps.product_keys() == {"16bit many short"}
-    monkeypatch.setattr(TritonSteps, "capture", lambda self: None)
     clock = search.Clock(steps, 10, 2)
     other = replace(tuning, attending=Attending(16), parts_per_sm=1)
     assert clock.seconds(other) > 0
@@ -61,10 +66,7 @@ def test_its_clock_times_right_steps_and_refuses_wrong_ones(tmp_path, monkeypatc
 @needs_triton
 @pytest.mark.skipif(DEVICE != "cpu", reason="steps are not captured here")
 def test_the_search_goes_through_all_products_and_says_what_it_found(tmp_path, monkeypatch):
-    decoder = load(write_tiny(tmp_path / "m", num_hidden_layers=1, vocab_size=128), "int8-wo")
-    tuning = replace(START, products={key: Blocks(64, 64, 4, 2) for key in START.products})
-    steps = TritonSteps(decoder.forward, "cpu", 16, 1, tuning=tuning, multiprocessors=4)
-    monkeypatch.setattr(TritonSteps, "capture", lambda self: None)
+    _, tuning, steps = uncaptured(tmp_path, monkeypatch, "int8-wo", 16, 1)
     monkeypatch.setattr(search, "neighbours", lambda t, key: [replace(t, norm_warps=8)])
     monkeypatch.setattr(search, "attending", lambda t: [replace(t, parts_per_sm=1)])
     found, told = search.search(steps, 8, None, told := [].append, num_steps=2), told.__self__
