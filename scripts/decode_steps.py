@@ -131,6 +131,7 @@ def keep(line: dict[str, Any], arguments: argparse.Namespace, environment: Envir
 def main() -> None:
     """One line a method."""
     parser = options(__doc__, STORED, positions=256)
+    parser.add_argument("--batch", type=int, action="append")
     parser.add_argument("--warps", type=int, action="append")
     parser.add_argument("--define", action="append", default=[], help="a variant of the kernel: NAME=VALUE,...")
     parser.add_argument("--stamps", action="store_true")
@@ -142,17 +143,19 @@ def main() -> None:
         stored = STORED[method]
         task = PrepareTask(model=parse_model(arguments.model), method=stored, device=DEVICE)
         decoder = decoders.load(Path(prepare(task, lambda _: None).path), method, DEVICE)
-        for warps, extra in itertools.product(arguments.warps or [NUM_WARPS], variants):
-            kernel = on_cuda(decoder.forward, DEVICE, room, warps, extra)
-            line: dict[str, Any] = {"model": arguments.model, "method": method, "warps": warps, "define": extra}
+        for batch, warps, extra in itertools.product(arguments.batch or [1], arguments.warps or [NUM_WARPS], variants):
+            kernel = on_cuda(decoder.forward, DEVICE, room, warps, extra, batch_size=batch)
+            line: dict[str, Any] = {"model": arguments.model, "method": method, "batch": batch}
+            line |= {"warps": warps, "define": extra}
             line |= timed(
                 kernel, decoder.config.vocab_size, arguments.prompt_len, arguments.output_len, arguments.repeats
             )
+            line["tokens_per_s"] *= batch
             if arguments.positions:
                 line |= errors(kernel, decoder, arguments.positions)
             print({k: v for k, v in line.items() if k != "model"}, flush=True)
             if arguments.stamps:
-                profiled = on_cuda(decoder.forward, DEVICE, room, warps, {**extra, "PROFILE": "1"})
+                profiled = on_cuda(decoder.forward, DEVICE, room, warps, {**extra, "PROFILE": "1"}, batch_size=batch)
                 timed(profiled, decoder.config.vocab_size, arguments.prompt_len, arguments.output_len, 2)
                 line["cycles"] = where(profiled)
                 if arguments.out:
@@ -161,7 +164,7 @@ def main() -> None:
                         "stamps": profiled.stamps().cpu(),
                         "shares": profiled._buffers["shares"].cpu(),
                     }
-                    torch.save(raw, arguments.out.with_suffix(f".{method}.{len(extra)}.pt"))
+                    torch.save(raw, arguments.out.with_suffix(f".{method}.{batch}.{len(extra)}.pt"))
                 for kind, row in line["cycles"].items():
                     print(f"  {kind:24}", row, flush=True)
                 del profiled

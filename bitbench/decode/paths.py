@@ -14,23 +14,29 @@ Path = Literal["plain", "step kernel", "Triton"]
 _ROOM_STEP = 256
 
 
-def choose(config: DecoderConfig, dtype: Any, capability: tuple[int, int] | None, batch_size: int, fp8: bool) -> Path:
-    """One sequence goes to the step kernel where that runs; else a GPU has Triton. `capability` is None without one,
-    `fp8` says whether weights are stored as 8-bit floats.
+def choose(
+    config: DecoderConfig, dtype: Any, gpu: tuple[tuple[int, int], int] | None, batch_size: int, fp8: bool
+) -> Path:
+    """The step kernel where it runs; else a GPU has Triton. `gpu` is its compute capability and how many
+    multiprocessors it has, None without one; `fp8` says whether weights are stored as 8-bit floats.
 
     Raises Unsupported where neither runs.
     """
-    if capability is None:
+    if gpu is None:
         return "plain"
-    if batch_size == 1 and not fp8 and _step_kernel_runs(config, capability):
+    capability, multiprocessors = gpu
+    if not fp8 and _step_kernel_runs(config, capability, multiprocessors, batch_size):
         return "step kernel"
     triton_steps.check(config, dtype, capability, batch_size)
     return "Triton"
 
 
-def _step_kernel_runs(config: DecoderConfig, capability: tuple[int, int]) -> bool:
+def _step_kernel_runs(
+    config: DecoderConfig, capability: tuple[int, int], multiprocessors: int, batch_size: int
+) -> bool:
     try:
-        step_kernel.check(config, capability)
+        step_kernel.check(config, capability, batch_size)
+        step_kernel.geometry(config, multiprocessors, num_sequences=batch_size)
     except Unsupported:
         return False
     return True
@@ -40,9 +46,12 @@ def choose_on(forward: Forward, device: str, batch_size: int) -> Path:
     """On a device of this machine."""
     import torch
 
-    capability = torch.cuda.get_device_capability(device) if device.startswith("cuda") else None
+    gpu = None
+    if device.startswith("cuda"):
+        found = torch.cuda.get_device_properties(device)
+        gpu = (found.major, found.minor), found.multi_processor_count
     w = forward.weights
-    return choose(forward.config, w.final_norm.dtype, capability, batch_size, w.head.kind is Fp8Rows)
+    return choose(forward.config, w.final_norm.dtype, gpu, batch_size, w.head.kind is Fp8Rows)
 
 
 def new_steps(forward: Forward, device: str, room: int, batch_size: int = 1) -> Steps:
@@ -52,7 +61,7 @@ def new_steps(forward: Forward, device: str, room: int, batch_size: int = 1) -> 
         dtype = forward.weights.final_norm.dtype
         return PlainSteps(forward.config, forward, dtype, device, room, batch_size=batch_size)
     if path == "step kernel":
-        return step_kernel.on_cuda(forward, device, room)
+        return step_kernel.on_cuda(forward, device, room, batch_size=batch_size)
     return triton_steps.on_cuda(forward, device, room, batch_size)
 
 

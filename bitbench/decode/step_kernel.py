@@ -1,14 +1,15 @@
-"""Launches kernels/step: greedy decode steps at batch 1 as one persistent kernel."""
+"""Launches kernels/step: greedy decode steps of up to eight sequences as one persistent kernel."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from bitbench.decode.config import DecoderConfig
+from bitbench.decode.deal import down_parts
 from bitbench.decode.forward import Forward
 from bitbench.decode.prompts import Prompts
 from bitbench.decode.step_source import NUM_WARPS, fields, macros, source
-from bitbench.decode.steps import OneSequence
+from bitbench.decode.steps import FirstOfAll
 from bitbench.decode.stream import GRANULE, Blocks, Streams, streamed
 from bitbench.decode.tiles import MOST_TILES, ROWS
 from bitbench.decode.weights import Weights
@@ -18,6 +19,8 @@ _CAPABILITY = (9, 0)
 # Shared memory of a block on these GPUs; what of its beginning the ring repeats at its end (sizes.cuh).
 _SHARED_BYTES = 227 * 1024
 _TAIL = 4096
+MAX_BATCH = 8
+"""A product on tensor cores has so many columns."""
 # More would be missed where the weights are multiplied.
 _MOST_ATTENDING, _MOST_O_PARTS = 8, 4
 _MOST_STEPS = 4096
@@ -32,8 +35,10 @@ Launch = Callable[[Arguments], None]
 """Runs the kernel; on a GPU it only launches."""
 
 
-def check(config: DecoderConfig, capability: tuple[int, int]) -> None:
+def check(config: DecoderConfig, capability: tuple[int, int], batch_size: int = 1) -> None:
     """Raises Unsupported, naming what the kernel can do."""
+    if batch_size > MAX_BATCH:
+        raise Unsupported(f"the step kernel decodes up to {MAX_BATCH} sequences at once, not {batch_size}")
     if capability < _CAPABILITY:
         has = ".".join(map(str, capability))
         raise Unsupported(f"the step kernel needs compute capability 9.0 and this GPU has {has}")
@@ -53,7 +58,8 @@ def check(config: DecoderConfig, capability: tuple[int, int]) -> None:
 @dataclass(frozen=True, slots=True)
 class Geometry:
     """How the kernel is laid out on a GPU: blocks that run at once, how many of them, the last ones, are for attention
-    alone, into how many parts o is cut (1, or the key heads), warps in each that multiply, and the length of the ring.
+    alone, into how many parts o is cut (1, or the key heads), warps in each that multiply, the length of the ring, and
+    how many sequences are decoded.
     """
 
     num_blocks: int
@@ -61,6 +67,7 @@ class Geometry:
     o_parts: int
     num_warps: int
     num_granules: int
+    num_sequences: int = 1
 
     @property
     def multiplying(self) -> Blocks:
@@ -69,21 +76,39 @@ class Geometry:
 
     def macros(self) -> dict[str, str]:
         """As the kernel wants them."""
-        return {"WARPS": str(self.num_warps), "NUM_GRANULES": str(self.num_granules)}
+        macros = {"WARPS": self.num_warps, "NUM_GRANULES": self.num_granules, "SEQUENCES": self.num_sequences}
+        return {name: str(value) for name, value in macros.items()}
 
 
-def geometry(config: DecoderConfig, num_blocks: int, num_warps: int = NUM_WARPS) -> Geometry:
+def geometry(
+    config: DecoderConfig, num_blocks: int, num_warps: int = NUM_WARPS, *, num_sequences: int = 1
+) -> Geometry:
     """At most so many blocks: each that multiplies needs a tile of gate and up, and a thread of each hears of all.
 
     With few key heads each block that has a part of o attends for it itself; each part is one more vector that every
-    block must read, so with more of them some blocks attend for all.
+    block must read, so with more of them some blocks attend for all. Raises Unsupported where the vectors of so many
+    sequences leave too little shared memory for weights.
     """
-    granules = (_SHARED_BYTES - _TAIL - shared_bytes(config, num_warps)) // GRANULE
     heads = config.num_kv_heads
     cut = heads <= _MOST_O_PARTS and (config.q_size // heads) % 32 == 0
     attending = heads if not cut and heads <= _MOST_ATTENDING else 0
     count = min(num_blocks, config.intermediate_size // 8 + attending, 32 * num_warps)
-    return Geometry(count, attending, heads if cut else 1, num_warps, min(granules, 32))
+    inputs = multiplied_inputs(config, count - attending, heads if cut else 1)
+    free = _SHARED_BYTES - _TAIL - shared_bytes(config, inputs, num_warps, num_sequences)
+    # What the warps have of a 16-bit matrix at a time (Tile::segment of product.cuh) must fit, and a granule more.
+    if free // GRANULE * GRANULE < 2 * ROWS * min(inputs, 4 * num_warps * 128) + 2 * GRANULE:
+        raise Unsupported(
+            f"the step kernel cannot hold {num_sequences} vectors of {inputs} numbers beside the weights"
+        )
+    return Geometry(count, attending, heads if cut else 1, num_warps, min(free // GRANULE, 32), num_sequences)
+
+
+def multiplied_inputs(config: DecoderConfig, num_blocks: int, o_parts: int) -> int:
+    """The longest vector that a block multiplies, parts of those of o and down counted for themselves."""
+    down = config.intermediate_size // down_parts(
+        config.hidden_size, config.intermediate_size, config.group_size or 32, num_blocks
+    )
+    return max(config.hidden_size, config.q_size // o_parts, down)
 
 
 def in_flight(weights: Weights, num_blocks: int) -> int:
@@ -93,19 +118,22 @@ def in_flight(weights: Weights, num_blocks: int) -> int:
     return next(granules for least, granules in _IN_FLIGHT if a_block >= least)
 
 
-def shared_bytes(config: DecoderConfig, num_warps: int) -> int:
-    """What the kernel keeps in shared memory beside its ring, at most."""
-    partial = 4 * 2 * MOST_TILES * num_warps * ROWS
+def shared_bytes(config: DecoderConfig, inputs: int, num_warps: int, num_sequences: int) -> int:
+    """What the kernel keeps in shared memory beside its ring, at most (struct Shared of step.cu); vectors have up to
+    so many inputs.
+    """
+    sums = 2 * ROWS if num_sequences == 1 else num_sequences * (ROWS + 4)
+    partial = 4 * MOST_TILES * num_warps * sums
     group, head_dim = config.num_heads // config.num_kv_heads, config.head_dim
     joined = 4 * 4 * 18  # a warp's part of what joins the parts of a long context
     attention = 16 * (head_dim + 32) + 4 * head_dim + num_warps * (512 + 64 + max(4 * group * head_dim, joined))
-    vector = 2 * max(config.hidden_size, config.q_size, config.intermediate_size)  # that of down is cut, at most
-    return 2 * 8 * 32 + 16 * num_warps + vector + max(partial, attention) + 384
+    vectors = num_sequences * (2 * inputs + 64)
+    return 2 * 8 * 32 + (16 + 4 * num_sequences) * num_warps + vectors + max(partial, attention) + 384
 
 
 @dataclass(slots=True)
-class StepKernel(OneSequence):
-    """One sequence on one GPU: `start` reads a prompt, `advance` chooses more tokens on the device.
+class StepKernel(FirstOfAll):
+    """Sequences on one GPU: `start_all` reads their prompts, `advance` chooses more tokens on the device.
 
     All blocks must be able to run at once, which is so for one a multiprocessor.
     """
@@ -115,6 +143,7 @@ class StepKernel(OneSequence):
     room: int
     geometry: Geometry
     launch: Launch
+    batch_size: int = field(init=False)
     _prompts: Prompts = field(init=False)
     _macros: dict[str, str] = field(init=False)
     _buffers: dict[str, Any] = field(init=False)
@@ -122,31 +151,32 @@ class StepKernel(OneSequence):
 
     def __post_init__(self) -> None:
         assert self.room % 32 == 0, "the kernel reads the cache 32 positions at a time"
-        self._prompts = Prompts(self.forward, self.device)
         shape = self.geometry
+        self.batch_size = shape.num_sequences
+        self._prompts = Prompts(self.forward, self.device, self.batch_size)
         weights = streamed(self.forward.weights, self.forward.config, shape.multiplying, shape.o_parts)
         self.forward.weights, found = weights, weights.streams  # the weights are in memory once from here on
         self._macros = {name.upper(): str(value) for name, value in asdict(found.cuts).items()}
         self._macros["IN_FLIGHT"] = str(in_flight(self.forward.weights, shape.multiplying.count))
-        self._buffers = _buffers(self.forward, found, self.geometry.num_blocks, self.device, self.room)
+        self._buffers = _buffers(self.forward, found, shape, self.device, self.room)
 
     def macros(self) -> dict[str, str]:
         """What the kernel must be compiled with."""
         return macros(self.forward.config, self.forward.weights) | self.geometry.macros() | self._macros
 
-    def start(self, ids: Sequence[int]) -> None:
-        """Read the prompt, as the plain decoder does, and choose the first token."""
+    def start_all(self, ids: Sequence[Sequence[int]]) -> None:
+        """Read the prompts, as the plain decoder does, and choose their first tokens."""
         import torch
 
-        b = self._buffers
+        b, length = self._buffers, len(ids[0])
         with torch.inference_mode():
-            (logits,), read = self._prompts.read([ids])
-            b["keys"][:, :, : len(ids)] = read.keys[:, 0, : len(ids)].transpose(1, 2)
-            b["values"][..., : len(ids)] = read.values[:, 0, : len(ids)].permute(0, 2, 3, 1)
-            b["logits"].copy_(logits)
-            b["token"].copy_(logits.argmax())
-            b["output"][len(ids)] = b["token"][0]
-            b["position"].fill_(len(ids))
+            logits_BV, read = self._prompts.read(ids)
+            b["keys"][:, :, :, :length] = read.keys[:, :, :length].transpose(2, 3)
+            b["values"][..., :length] = read.values[:, :, :length].permute(0, 1, 3, 4, 2)
+            b["logits"].copy_(logits_BV)
+            b["token"].copy_(logits_BV.argmax(dim=-1))
+            b["output"][:, length] = b["token"]
+            b["position"].fill_(length)
 
     def advance(self, num_steps: int, keep_logits: bool = False) -> None:
         """So many more tokens. Only launches; the caller sees to it that the cache has room."""
@@ -155,19 +185,25 @@ class StepKernel(OneSequence):
         if num_steps:
             self.launch({**self._buffers, "num_steps": num_steps, "keep_logits": int(keep_logits)})
 
-    def force(self, token: int) -> None:
-        """The next step reads this token instead of the one chosen."""
-        self._buffers["token"].fill_(token)
+    def force_all(self, tokens: Sequence[int]) -> None:
+        """The next step reads these tokens instead of those chosen."""
+        import torch
 
-    def tokens(self, first: int, count: int) -> list[int]:
+        self._buffers["token"].copy_(torch.as_tensor(tokens))
+
+    def all_tokens(self, first: int, count: int) -> list[list[int]]:
         """The tokens at these positions. Waits for the device."""
-        found: list[int] = self._buffers["output"][first : first + count].tolist()
+        found: list[list[int]] = self._buffers["output"][:, first : first + count].tolist()
         return found
 
     def step_times_s(self) -> tuple[float, ...]:
         """Seconds of each step of the last `advance`, by the device's own clock. Waits for it."""
         times = self._buffers["times"][: self._num_steps + 1]
         return tuple((times.diff() * 1e-9).tolist())
+
+    def last_tag(self) -> int:
+        """The number of layers of all steps so far, by which what blocks exchange is told from what was before."""
+        return int(self._buffers["steps_done"][0]) * self.forward.config.num_layers
 
     def kv_cache_bytes(self) -> int:
         """Keys and values, as allocated."""
@@ -179,15 +215,22 @@ class StepKernel(OneSequence):
         """
         return self._buffers["stamps"]
 
-    def logits(self) -> Any:
-        """float32 logits [vocab] of the last step that kept them."""
+    def all_logits(self) -> Any:
+        """float32 logits [batch, vocab] of the last step that kept them."""
         return self._buffers["logits"]
 
 
 def on_cuda(
-    forward: Forward, device: str, room: int, num_warps: int = NUM_WARPS, extra: Mapping[str, str] | None = None
+    forward: Forward,
+    device: str,
+    room: int,
+    num_warps: int = NUM_WARPS,
+    extra: Mapping[str, str] | None = None,
+    *,
+    batch_size: int = 1,
 ) -> StepKernel:
-    """For the GPU `device` and at least `room` positions, compiled for this model; `extra` are more macros.
+    """For the GPU `device`, so many sequences and at least `room` positions, compiled for this model; `extra` are more
+    macros.
 
     Raises Unsupported.
     """
@@ -196,15 +239,16 @@ def on_cuda(
     room = -(-room // 32) * 32
 
     properties = torch.cuda.get_device_properties(device)
-    check(forward.config, (properties.major, properties.minor))
-    shape = geometry(forward.config, properties.multi_processor_count, num_warps)
+    check(forward.config, (properties.major, properties.minor), batch_size)
+    shape = geometry(forward.config, properties.multi_processor_count, num_warps, num_sequences=batch_size)
     kernel = StepKernel(forward, device, room, shape, _never)
     text, options = source(), {**kernel.macros(), **(extra or {})}
     compiled = torch.cuda._compile_kernel(
         text, "decode_steps", nvcc_options=["--std=c++17", *(f"-D{name}={value}" for name, value in options.items())]
     )
     names = fields(text)
-    shared = GRANULE * shape.num_granules + _TAIL + shared_bytes(forward.config, num_warps)
+    inputs = multiplied_inputs(forward.config, shape.multiplying.count, shape.o_parts)
+    shared = GRANULE * shape.num_granules + _TAIL + shared_bytes(forward.config, inputs, num_warps, batch_size)
     compiled.set_shared_memory_config(shared)
     grid, block = (shape.num_blocks, 1, 1), (32 * (num_warps + 1 + int(options.get("PROFILE", "0"))), 1, 1)
     kernel.launch = lambda arguments: compiled(grid, block, [*(arguments[name] for name in names), 0], shared)
@@ -215,12 +259,13 @@ def _never(arguments: Arguments) -> None:
     raise AssertionError("not compiled yet")
 
 
-def _buffers(forward: Forward, found: Streams, num_blocks: int, device: str, room: int) -> dict[str, Any]:
+def _buffers(forward: Forward, found: Streams, shape: Geometry, device: str, room: int) -> dict[str, Any]:
     """The kernel's arguments but the last two."""
     import torch
 
     c, dtype = forward.config, forward.weights.final_norm.dtype
-    max_splits = max(1, num_blocks // c.num_kv_heads)
+    num_blocks, batch = shape.num_blocks, shape.num_sequences
+    max_splits = max(1, num_blocks // (c.num_kv_heads * batch))
 
     def zeros(*shape: int, dtype: Any = torch.int64) -> Any:
         return torch.zeros(shape, dtype=dtype, device=device)
@@ -230,19 +275,19 @@ def _buffers(forward: Forward, found: Streams, num_blocks: int, device: str, roo
         "shares": _shares(found, num_blocks).to(device),
         **_vectors(forward.weights, zeros(0)),
         "cos_sin": _padded(forward.cos_sin[:, :room], room),
-        "keys": zeros(c.num_layers, c.num_kv_heads, room, c.head_dim, dtype=dtype),
-        "values": zeros(c.num_layers, c.num_kv_heads, c.head_dim, room, dtype=dtype),
-        "qkv": zeros(c.q_size + 2 * c.kv_size),
-        "attended": zeros(c.q_size // 2),
-        "from_o": zeros(found.cuts.o_parts, c.hidden_size // 2),
-        "inner": zeros(c.intermediate_size // 2),
-        "from_down": zeros(found.cuts.down_parts, c.hidden_size // 2),
-        "parts": zeros(c.num_heads, max_splits, c.head_dim + 2),
-        "best": zeros(num_blocks, 2),
-        "logits": zeros(c.vocab_size, dtype=torch.float32),
-        "token": zeros(1, dtype=torch.int32),
+        "keys": zeros(c.num_layers, batch, c.num_kv_heads, room, c.head_dim, dtype=dtype),
+        "values": zeros(c.num_layers, batch, c.num_kv_heads, c.head_dim, room, dtype=dtype),
+        "qkv": zeros(batch, c.q_size + 2 * c.kv_size),
+        "attended": zeros(batch, c.q_size // 4),
+        "from_o": zeros(found.cuts.o_parts, batch, c.hidden_size // 4),
+        "inner": zeros(batch, c.intermediate_size // 4),
+        "from_down": zeros(found.cuts.down_parts, batch, c.hidden_size // 4),
+        "parts": zeros(batch, c.num_heads, max_splits, c.head_dim + 2),
+        "best": zeros(num_blocks, batch, 2),
+        "logits": zeros(batch, c.vocab_size, dtype=torch.float32),
+        "token": zeros(batch, dtype=torch.int32),
         "position": zeros(1, dtype=torch.int32),
-        "output": zeros(room + 1, dtype=torch.int32),
+        "output": zeros(batch, room + 1, dtype=torch.int32),
         "times": zeros(_MOST_STEPS + 1),
         "steps_done": zeros(1, dtype=torch.int32),
         "stamps": zeros(num_blocks, c.num_layers + 1, *_STAMPS, dtype=torch.int32),

@@ -52,30 +52,6 @@ class Steps(Protocol):
         """Like `tokens`, [batch][count]."""
 
 
-class OneSequence:
-    """The batch's side of what runs one sequence."""
-
-    batch_size = 1
-
-    def start_all(self: Steps, ids: Sequence[Sequence[int]]) -> None:
-        """Read the only prompt."""
-        (only,) = ids
-        self.start(only)
-
-    def force_all(self: Steps, tokens: Sequence[int]) -> None:
-        """As `force`."""
-        (only,) = tokens
-        self.force(only)
-
-    def all_logits(self: Steps) -> Any:
-        """float32 [1, vocab]."""
-        return self.logits()[None]
-
-    def all_tokens(self: Steps, first: int, count: int) -> list[list[int]]:
-        """[1][count]."""
-        return [self.tokens(first, count)]
-
-
 class FirstOfAll:
     """One sequence's side of what runs a batch, and what is kept of it: logits [batch, vocab], tokens by position
     [batch, room + 1], and the cache.

@@ -17,12 +17,19 @@ COMPILER = shutil.which("g++") or shutil.which("clang++")
 
 
 def emulated(
-    decoder: Decoder, room: int, folder: Path, num_blocks: int = 5, num_warps: int = 4, o_parts: int = 1, seed: int = 1
+    decoder: Decoder,
+    room: int,
+    folder: Path,
+    num_blocks: int = 5,
+    num_warps: int = 4,
+    o_parts: int = 1,
+    seed: int = 1,
+    num_sequences: int = 1,
 ) -> StepKernel:
     """A StepKernel whose launches run on the CPU, in an order drawn from `seed` and the number of the launch."""
-    shape = Geometry(
-        num_blocks, 0 if o_parts > 1 else decoder.config.num_kv_heads, o_parts, num_warps, 12
-    )  # a short ring, that it goes round often
+    attending = 0 if o_parts > 1 else decoder.config.num_kv_heads
+    # A short ring, that it goes round often.
+    shape = Geometry(num_blocks, attending, o_parts, num_warps, 12, num_sequences)
     kernel = StepKernel(decoder.forward, "cpu", room, shape, lambda _: None)
     folder.mkdir(exist_ok=True)
     text = source(device=HERE / "device.cuh")

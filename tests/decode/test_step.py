@@ -73,6 +73,36 @@ def test_logits_and_tokens_are_the_plain_decoders(tmp_path, name, method, o_part
 
 @needs_compiler
 @torch.inference_mode()
+@pytest.mark.parametrize(("name", "method", "o_parts", "batch_size"), [
+    ("qwen2", "fp16", 2, 8), ("qwen2", "awq-int4-head8", 2, 8), ("qwen2", "bf16", 1, 2), ("llama-tied", "int8-wo", 4, 3),
+    ("qwen3", "awq-int4", 1, 5), ("wide", "awq-int4", 2, 7),
+])  # fmt: skip
+def test_a_batch_is_decoded_as_each_of_its_sequences(tmp_path, name, method, o_parts, batch_size):
+    decoder = model(tmp_path, name, method)
+    exact = decoder.in_float32()
+    num_blocks = 9 if decoder.config.num_kv_heads == 4 else 7
+    kernel = emulated(decoder, 1024, tmp_path, num_blocks, o_parts=o_parts, num_sequences=batch_size)
+    errors, allowed = [], []
+    for prompt_len in (40,) if name == "wide" else (40, 150):  # one part of a context, and several
+        ids = prompt_ids(prompt_len, batch_size, seed=prompt_len)
+        kernel.start_all(ids)
+        sequences = [[*row, token] for row, (token,) in zip(ids, kernel.all_tokens(prompt_len, 1), strict=True)]
+        for number in range(2):
+            kernel.all_logits().fill_(float("nan"))
+            kernel.advance(1, keep_logits=True)
+            for sequence, logits, (token,) in zip(
+                sequences, kernel.all_logits(), kernel.all_tokens(prompt_len + number + 1, 1), strict=True
+            ):
+                expected, plain = (d.logits(sequence, 1)[0] for d in (exact, decoder))
+                errors.append(float((logits - expected).square().mean()))
+                allowed.append(float((plain - expected).square().mean()))
+                assert token == int(logits.argmax())
+                sequence.append(token)
+    assert sum(errors) <= 1.1**2 * sum(allowed)
+
+
+@needs_compiler
+@torch.inference_mode()
 @pytest.mark.parametrize(("name", "o_parts", "num_blocks", "prompt_lens"), [
     ("qwen2", 1, 9, (256, 600, 830)),  # two rounds of a block, and more
     ("qwen2", 2, 9, (256, 600, 830)), ("qwen3", 2, 9, (830,)), ("llama-tied", 4, 20, (600,)),
@@ -160,12 +190,12 @@ SIZES = {
 
 @pytest.mark.skipif(not shutil.which("nvcc"), reason="needs nvcc")
 @pytest.mark.parametrize(("bits", "head_bits"), [(16, 16), (8, 8), (4, 16), (4, 8)])
-@pytest.mark.parametrize("name", SIZES)
-def test_the_kernel_compiles_and_spills_little(tmp_path, name, bits, head_bits):
+@pytest.mark.parametrize(("name", "sequences"), [("0.5B", 1), ("0.5B", 8), ("7B", 1)])
+def test_the_kernel_compiles_and_spills_little(tmp_path, name, sequences, bits, head_bits):
     unit = 128
     sizes = SIZES[name] | {
         "EPS": "1e-6", "BITS": bits, "HEAD_BITS": head_bits, "UNIT": unit, "O_UNIT": 64, "HEAD_UNIT": unit, "BF16": 0,
-        "WARPS": 7, "NUM_GRANULES": 24 if name == "0.5B" else 18, "IN_FLIGHT": 2,
+        "WARPS": 7, "NUM_GRANULES": 18 if name == "7B" or sequences > 1 else 24, "IN_FLIGHT": 2, "SEQUENCES": sequences,
     }  # fmt: skip
     (tmp_path / "step.cu").write_text(source(), encoding="utf-8")
     command = ["nvcc", "-std=c++17", "-arch=sm_90", "-cubin", "-Xptxas", "-v", "step.cu", "-o", "k"]

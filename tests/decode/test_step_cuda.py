@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from bitbench.decode import load
+from bitbench.decode.paths import choose_on
 from bitbench.decode.step_kernel import on_cuda
 from tests.decode.test_decoder import write_awq
 from tests.engines.tiny import prompt_ids, write_tiny
@@ -24,6 +25,13 @@ METHODS = ["fp16", "bf16", "int8-wo", "awq-int4", "awq-int4-head8"]
 
 @pytest.fixture(scope="module", params=list(MODELS))
 def source(request, tmp_path_factory):
+    kind, config = MODELS[request.param]
+    return write_tiny(tmp_path_factory.mktemp(request.param) / "m", kind, max_position_embeddings=8192, **config)
+
+
+@pytest.fixture(scope="module", params=["qwen2", "narrow"])
+def small_source(request, tmp_path_factory):
+    """Of models whose vectors fit eight times."""
     kind, config = MODELS[request.param]
     return write_tiny(tmp_path_factory.mktemp(request.param) / "m", kind, max_position_embeddings=8192, **config)
 
@@ -55,35 +63,69 @@ def test_logits_and_tokens_are_the_plain_decoders(source, tmp_path, method):
             sequence.append(token)
 
 
-def test_the_same_steps_are_bit_identical_however_they_are_launched(source):
-    decoder = load(source, "fp16", "cuda:0")
-    kernel = on_cuda(decoder.forward, "cuda:0", 512)
+@torch.inference_mode()
+@pytest.mark.parametrize("batch_size", [2, 5, 8])
+@pytest.mark.parametrize("method", METHODS)
+def test_a_batch_is_decoded_as_each_of_its_sequences(small_source, tmp_path, method, batch_size):
+    folder = small_source
+    if method.startswith("awq"):
+        folder = tmp_path / "awq"
+        write_awq(folder, small_source, group_size=64)
+    rounded = load(folder, method, "cuda:0")
+    exact = rounded.in_float32()
+    kernel = on_cuda(rounded.forward, "cuda:0", 4096, batch_size=batch_size)
+    for prompt_len in (40, 250, 3000):
+        ids = prompt_ids(prompt_len, batch_size, seed=prompt_len)
+        kernel.start_all(ids)
+        sequences = [[*row, token] for row, (token,) in zip(ids, kernel.all_tokens(prompt_len, 1), strict=True)]
+        for number in range(3):
+            kernel.all_logits().fill_(float("nan"))
+            kernel.advance(1, keep_logits=True)
+            chosen = kernel.all_tokens(prompt_len + number + 1, 1)
+            for sequence, logits, (token,) in zip(sequences, kernel.all_logits(), chosen, strict=True):
+                expected, plain = (d.logits(sequence, 1)[0] for d in (exact, rounded))
+                error, allowed = ((v - expected).square().mean().sqrt() for v in (logits, plain))
+                assert error <= 1.1 * allowed, (prompt_len, number)
+                assert token == int(logits.argmax())
+                sequence.append(token)
+
+
+@pytest.mark.parametrize("batch_size", [1, 6])
+def test_the_same_steps_are_bit_identical_however_they_are_launched(small_source, batch_size):
+    decoder = load(small_source, "fp16", "cuda:0")
+    kernel = on_cuda(decoder.forward, "cuda:0", 512, batch_size=batch_size)
     found = []
     for chunk in (1, 3, 100, 100, 7):
-        kernel.start(prompt_ids(40)[0])
+        kernel.start_all(prompt_ids(40, batch_size))
         done = 0
         while done < 100:
             kernel.advance(min(chunk, 100 - done), keep_logits=True)
             done += min(chunk, 100 - done)
-        found.append((kernel.tokens(40, 101), kernel.logits().clone()))
+        found.append((kernel.all_tokens(40, 101), kernel.all_logits().clone()))
     for tokens, logits in found[1:]:
         assert tokens == found[0][0]
         assert torch.equal(logits, found[0][1])
 
 
-def test_blocks_that_come_late_change_nothing(source):
+@pytest.mark.parametrize("batch_size", [1, 4])
+def test_blocks_that_come_late_change_nothing(source, batch_size):
     """10,000 steps with every warp sleeping at random, what is sent between blocks poisoned before."""
     decoder = load(source, "fp16", "cuda:0")
+    if batch_size > 1 and choose_on(decoder.forward, "cuda:0", batch_size) != "step kernel":
+        pytest.skip("so many vectors do not fit")
     found = []
     for delay in ("0", "3000"):
-        kernel = on_cuda(decoder.forward, "cuda:0", 2560, extra={"DELAY": delay})
+        kernel = on_cuda(decoder.forward, "cuda:0", 2560, extra={"DELAY": delay}, batch_size=batch_size)
         sequences = []
         for turn in range(4):
-            for name in ("qkv", "attended", "from_o", "inner", "from_down", "parts", "best"):
+            for name in ("qkv", "parts", "best"):
                 kernel._buffers[name].fill_(-1)  # NaN with a tag that never comes
-            kernel.start(prompt_ids(40 + turn)[0])
+            stale = kernel.last_tag() & 1  # NaN with the bit of what was sent last
+            for name in ("attended", "from_o", "inner", "from_down"):
+                kernel._buffers[name].fill_(-2 + stale)
+            kernel.start_all(prompt_ids(40 + turn, batch_size))
             kernel.advance(2500, keep_logits=True)
-            sequences.append((kernel.tokens(40 + turn, 2501), kernel.logits().clone()))
+            sequences.append((kernel.all_tokens(40 + turn, 2501), kernel.all_logits().clone()))
         found.append(sequences)
     for (tokens, logits), (late_tokens, late_logits) in zip(*found, strict=True):
         assert tokens == late_tokens

@@ -1,5 +1,5 @@
-// Attention of the new token over the cache, one key head and one part of the context a block: the query heads that
-// share a key head (up to eight) are the columns of the products, so keys and values are read once for all of them.
+// Attention of a sequence's new token over its cache, one key head and one part of the context a block: the query heads
+// that share a key head (up to eight) are the columns of the products, so keys and values are read once for all of them.
 //
 // Keys lie as [position][dimension] and values as [dimension][position], so that both are rows of a left operand and a
 // lane reads 16 bytes of them at once. What lies in the cache is asked for before the query is there. The new token's
@@ -37,13 +37,26 @@ DEVICE float warp_sum(float v) {
 
 // Into how many parts a context is cut. One up to two rounds of a block: joining parts costs a phase of its own.
 DEVICE int num_splits(int length) {
-  const int round = CHUNK * WARPS, most = num_blocks() / KV_HEADS, wanted = (length + round - 1) / round;
+  const int round = CHUNK * WARPS, wanted = (length + round - 1) / round;
+  const int most = num_blocks() / (KV_HEADS * SEQUENCES);
   return wanted <= 2 || most < 2 ? 1 : wanted < most ? wanted : most;
 }
 
+// Where a key head's part of the cache begins, in heads.
+DEVICE u64 head_of(int layer, int sequence, int kv) { return ((u64)layer * SEQUENCES + sequence) * KV_HEADS + kv; }
+
+// One key head of one sequence over one of `splits` parts of the positions. `append`: whether this block writes the new
+// key and value into the cache, if they are in its part.
+struct Part {
+  int kv, sequence, split, splits;
+  bool append;
+};
+
 // The query heads of a key head, its new key and its new value, from packets: norms (where the model has them),
 // rotation, 16 bits. A warp a head; `append` writes key and value into the cache.
-DEVICE void receive_heads(const Step& s, int layer, int kv, int position, u32 tag, bool append, AttentionScratch& a) {
+DEVICE void receive_heads(
+    const Step& s, int layer, const Part& part, int position, u32 tag, bool append, AttentionScratch& a) {
+  const int kv = part.kv;
   constexpr int turn = HEAD_DIM / 2, each = turn / 32;
   float cosine[each], sine[each];
   UNROLL
@@ -52,10 +65,10 @@ DEVICE void receive_heads(const Step& s, int layer, int kv, int position, u32 ta
     sine[j] = load_constant(s.cos_sin + (s.context + position) * turn + lane() + 32 * j);
   }
   constexpr int rounds = (GROUP_HEADS + 2 + WARPS - 1) / WARPS;
-  const u64* from = s.qkv;
+  const u64* from = s.qkv + part.sequence * QKV_SIZE;
   float first[rounds][each], second[rounds][each];
   bool all;
-  await_one(from + kv * GROUP_HEADS * HEAD_DIM, GROUP_HEADS * HEAD_DIM / 16, 16, tag);
+  await_one<is_tagged>(from + kv * GROUP_HEADS * HEAD_DIM + block() % (GROUP_HEADS * HEAD_DIM / 16) * 16, tag);
   do {
     all = true;
     UNROLL
@@ -107,7 +120,7 @@ DEVICE void receive_heads(const Step& s, int layer, int kv, int position, u32 ta
       u16* to = h < GROUP_HEADS ? a.query[h] : h == GROUP_HEADS ? a.key : a.value;
       to[d] = (u16)both, to[d + turn] = (u16)(both >> 16);
       if (!append || h < GROUP_HEADS) continue;
-      const u64 head = (u64)layer * KV_HEADS + kv;
+      const u64 head = head_of(layer, part.sequence, kv);
       if (h == GROUP_HEADS) {
         u16* cache = s.keys + (head * s.context + position) * HEAD_DIM;
         cache[d] = (u16)both, cache[d + turn] = (u16)(both >> 16);
@@ -183,19 +196,13 @@ struct Values {
 };
 
 // One key head over its part of the positions, the last of which may be the new one. Where the context is whole, the
-// 16-bit results go to `x` in shared memory or, where that is null, to other blocks as packets; else the part's weighted
-// sums, their maximum and the sum of weights are sent for `join`. `append`: whether this block writes the new key and
-// value into the cache, if they are in its part.
-struct Part {
-  int kv, split, splits;
-  bool append;
-};
-
+// 16-bit results go to `x` in shared memory or, where that is null, to other blocks; else the part's weighted sums, their
+// maximum and the sum of weights are sent for `join`.
 DEVICE void attend(const Step& s, int layer, const Part& part, int position, u32 tag, u32* x, AttentionScratch& a) {
   const int kv = part.kv, split = part.split, splits = part.splits;
   const int length = position + 1, span = ((length + splits - 1) / splits + CHUNK - 1) / CHUNK * CHUNK;
   const int begin = split * span, end = begin + span < length ? begin + span : length;
-  const u64 head = (u64)layer * KV_HEADS + kv;
+  const u64 head = head_of(layer, part.sequence, kv);
   const int g = lane() / 4, t = lane() % 4, first = begin + CHUNK * warp();
   Keys keys;
   Values values;
@@ -204,7 +211,7 @@ DEVICE void attend(const Step& s, int layer, const Part& part, int position, u32
     if (HEAD_DIM == 64) values.load(s, head, first);  // registers do not suffice for more
   }
   block_sync();  // what the phase before keeps here has been read
-  receive_heads(s, layer, kv, position, tag, part.append && position >= begin && position < end, a);
+  receive_heads(s, layer, part, position, tag, part.append && position >= begin && position < end, a);
   block_sync();
   float most[2] = {NEVER, NEVER}, sum[2] = {0, 0}, out[HEAD_DIM / 16][4];
   UNROLL
@@ -282,7 +289,8 @@ DEVICE void attend(const Step& s, int layer, const Part& part, int position, u32
   }
   block_sync();
   for (int i = thread(); i < GROUP_HEADS * HEAD_DIM / 2; i += THREADS) {
-    const int h = i / (HEAD_DIM / 2), d = i % (HEAD_DIM / 2) * 2, of_all = kv * GROUP_HEADS + h;
+    const int h = i / (HEAD_DIM / 2), d = i % (HEAD_DIM / 2) * 2;
+    const int of_all = part.sequence * HEADS + kv * GROUP_HEADS + h;
     float top = NEVER, total = 0, y = 0, z = 0;
     UNROLL
     for (int w = 0; w < WARPS; ++w) top = a.most[w][h] > top ? a.most[w][h] : top;
@@ -295,9 +303,8 @@ DEVICE void attend(const Step& s, int layer, const Part& part, int position, u32
     }
     if (splits == 1) {
       const float share = divide_fast(1.0f, total);
-      const u32 both = pack(y * share, z * share);
-      if (x) x[i] = both;
-      else send(s.attended + (of_all * HEAD_DIM + d) / 2, both, tag);
+      if (x) x[i] = pack(y * share, z * share);
+      else send_pairs(s.attended + (of_all * HEAD_DIM + d) / 4, y * share, z * share, tag, true);
     } else {
       u64* to = s.parts + (u64)(of_all * s.max_splits + split) * (HEAD_DIM + 2);
       send(to + d, y, tag), send(to + d + 1, z, tag);
@@ -307,7 +314,7 @@ DEVICE void attend(const Step& s, int layer, const Part& part, int position, u32
   block_sync();
 }
 
-// Joins the parts of some dimensions of one head; `piece` counts heads and their pieces. A thread takes a pair of dimensions
+// Joins the parts of some dimensions of one head; `piece` counts all sequences' heads and their pieces. A thread takes a pair of dimensions
 // of every JOIN_GROUPS-th part, and asks for several before it looks at the first: a look takes most of a microsecond.
 DEVICE void join(const Step& s, int piece, int splits, u32 tag, AttentionScratch& a) {
   const int head = piece / JOINS, group = thread() / JOIN_PAIRS, pair = thread() % JOIN_PAIRS;
@@ -343,7 +350,7 @@ DEVICE void join(const Step& s, int piece, int splits, u32 tag, AttentionScratch
   mine[2 * pair] = x, mine[2 * pair + 1] = y;
   if (pair == 0) mine[2 * JOIN_PAIRS] = most, mine[2 * JOIN_PAIRS + 1] = total;
   block_sync();
-  if (group == 0) {
+  if (warp() == 0) {
     float top = NEVER;
     total = x = y = 0;
     for (int k = 0; k < JOIN_GROUPS; ++k) top = a.joined[k][2 * JOIN_PAIRS] > top ? a.joined[k][2 * JOIN_PAIRS] : top;
@@ -353,7 +360,8 @@ DEVICE void join(const Step& s, int piece, int splits, u32 tag, AttentionScratch
       total = fmaf(one[2 * JOIN_PAIRS + 1], factor, total);
       x = fmaf(one[2 * pair], factor, x), y = fmaf(one[2 * pair + 1], factor, y);
     }
-    send(s.attended + (head * HEAD_DIM + d) / 2, pack(divide_fast(x, total), divide_fast(y, total)), tag);
+    u64* to = s.attended + (head * HEAD_DIM + d) / 4;
+    send_pairs(to, divide_fast(x, total), divide_fast(y, total), tag, group == 0);
   }
   block_sync();
 }

@@ -1,9 +1,10 @@
-// Rows of a matrix times a vector, on tensor cores: 16 rows (a tile) and some neighbouring inputs (a unit) at a time.
+// Rows of a matrix times a vector of each sequence, on tensor cores: 16 rows (a tile) and some neighbouring inputs (a
+// unit) at a time.
 //
 // Weights lie in the stream in the order in which the lanes of a warp need them (tiles.py), so a lane reads 16 bytes at
 // once and has its part of a matrix fragment. Inputs are numbered so that a lane's eight neighbouring ones belong to it
 // in two products: the vector keeps its natural order. The eight columns of a product are sequences; at batch 1 only the
-// first is used.
+// first is used, and what is done costs as much as for eight.
 //
 // Weights of 8 and 4 bits become float16 by a mask: bits in the lowest places of an otherwise empty half are a subnormal
 // number, q 2^-24, or q 2^-20 four places higher, exact, and tensor cores take subnormal numbers as they are. What must be
@@ -12,6 +13,29 @@
 
 #define ROWS 16
 #define TILES 8  // at most so many tiles are multiplied between two synchronisations
+
+static_assert(SEQUENCES >= 1 && SEQUENCES <= 8, "a column for each sequence");
+
+// Columns of a lane's part of a product, 2t and with more than one sequence 2t + 1, too.
+#define LANE_COLUMNS (SEQUENCES > 1 ? 2 : 1)
+// Sums of a tile by one warp: a sequence's rows and, so that lanes write to different banks, some room.
+#define SUMS_ROW (SEQUENCES > 1 ? ROWS + 4 : ROWS)
+#define WARP_SUMS (SEQUENCES * SUMS_ROW)
+#define TILE_SUMS (WARPS * WARP_SUMS)
+// While one half is read the other is written; for more sequences shared memory does not suffice.
+#define SUMS_HALVES (SEQUENCES > 1 ? 1 : 2)
+
+// Words from one sequence's vector to the next: rows begin in alternate halves of the banks.
+DEVICE constexpr int vector_words(int inputs) { return inputs / 2 + (inputs / 2 % 32 ? 0 : 16); }
+
+// Groups of ROWS threads share out a batch's sums: each has one sequence and every GROUP_TILES-th tile.
+#define GROUPS (THREADS / ROWS / SEQUENCES * SEQUENCES)
+#define GROUP_TILES (GROUPS / SEQUENCES)
+#define GROUP_ROUNDS ((TILES + GROUP_TILES - 1) / GROUP_TILES)
+static_assert(GROUPS, "a group for each sequence");
+DEVICE int group() { return thread() / ROWS; }
+DEVICE int group_sequence() { return group() % SEQUENCES; }
+DEVICE int group_tile() { return group() / SEQUENCES; }
 
 // Tiles follow each other in the stream in batches. In a batch of n tiles come, unit after unit, the n tiles' parts of it;
 // with 4 bits each part ends with pairs of scale and zero point of rows g and g + 8, for g from 0 to 7; with 8 bits a
@@ -31,18 +55,17 @@ struct Tile {
 };
 
 // A unit's part of the vector as right operands, for any tile: of each lane's eight inputs the first four are one
-// product's, but with 4 bits, whose masks find them so, those that are 0 or 1 modulo 4. Only the first column is loaded:
-// one access of shared memory instead of four.
+// product's, but with 4 bits, whose masks find them so, those that are 0 or 1 modulo 4. Columns without a sequence are 0.
 template <int bits, int unit_inputs>
 struct VectorPart {
   Words at[unit_inputs / 32];
   float ones[2][4];
 
-  DEVICE void load(const u32* x) {
+  DEVICE void load(const u32* x, int row) {
     UNROLL
     for (int i = 0; i < unit_inputs / 32; ++i) {
       Words w = {0, 0, 0, 0};
-      if (lane() < 4) w = *(const Words*)(x + 16 * i + 4 * lane());
+      if (lane() / 4 < SEQUENCES) w = *(const Words*)(x + lane() / 4 * row + 16 * i + 4 * (lane() % 4));
       at[i] = bits == 4 ? Words{w.x, w.z, w.y, w.w} : w;
     }
     if (bits == 16) return;
@@ -56,7 +79,7 @@ struct VectorPart {
     }
   }
 
-  DEVICE float sum() const { return ones[0][0] + ones[1][0]; }
+  DEVICE float sum(int column) const { return ones[0][column] + ones[1][column]; }
 };
 
 // A tile's unit as this lane has it.
@@ -93,21 +116,23 @@ struct TilePart {
     }
   }
 
-  // What the sums mean for row g (0) or g + 8 (1): without the row's scale for 8 bits.
-  DEVICE float result(int row, const float (&a)[4], const float (&b)[4], const VectorPart<bits, unit_inputs>& x) const {
-    if constexpr (bits == 16) return a[2 * row] + b[2 * row];
-    if constexpr (bits == 8) return fmaf(a[2 * row] + b[2 * row], 0x1p24f, -128.0f * x.sum());
+  // What the sums mean for row g (0) or g + 8 (1) and column 2t or 2t + 1: without the row's scale for 8 bits.
+  DEVICE float result(
+      int row, int column, const float (&a)[4], const float (&b)[4], const VectorPart<bits, unit_inputs>& x) const {
+    const float p = a[2 * row + column], q = b[2 * row + column];
+    if constexpr (bits == 16) return p + q;
+    if constexpr (bits == 8) return fmaf(p + q, 0x1p24f, -128.0f * x.sum(column));
     const u32 pair = (u32)(ends >> 32 * row);  // scale, zero point
-    return low(pair) * fmaf(fmaf(a[2 * row], 16.0f, b[2 * row]), 0x1p20f, -high(pair) * x.sum());
+    return low(pair) * fmaf(fmaf(p, 16.0f, q), 0x1p20f, -high(pair) * x.sum(column));
   }
 };
 
 // `units` units of `tiles` tiles, all at once so that one's latencies hide behind the others': y[tile] are the sums of
-// rows g and g + 8 over the first `num` units.
+// rows g and g + 8 in the lane's columns over the first `num` units.
 template <int bits, int unit_inputs, int units, int tiles>
 DEVICE void multiply_at_once(
     const Ring& ring, const u32 (&offset)[units][tiles], const VectorPart<bits, unit_inputs> (&x)[units], int num,
-    float (&y)[tiles][2]) {
+    float (&y)[tiles][2][LANE_COLUMNS]) {
   TilePart<bits, unit_inputs> w[units][tiles];
   float a[units][tiles][4], b[units][tiles][4];
   UNROLL
@@ -127,44 +152,52 @@ DEVICE void multiply_at_once(
   UNROLL
   for (int t = 0; t < tiles; ++t)
     UNROLL
-    for (int row = 0; row < 2; ++row) {
-      y[t][row] = 0;
+    for (int row = 0; row < 2; ++row)
       UNROLL
-      for (int u = 0; u < units; ++u) {
-        const float one = w[u][t].result(row, a[u][t], b[u][t], x[u]);
-        y[t][row] += u == 0 || u < num ? one : 0.0f;
+      for (int c = 0; c < LANE_COLUMNS; ++c) {
+        y[t][row][c] = 0;
+        UNROLL
+        for (int u = 0; u < units; ++u) {
+          const float one = w[u][t].result(row, c, a[u][t], b[u][t], x[u]);
+          y[t][row][c] += u == 0 || u < num ? one : 0.0f;
+        }
       }
-    }
 }
 
 // This lane's sums of `tiles` tiles from tile `first` on to where they meet, added to what is there already or not.
 template <int tiles>
-DEVICE void hand_over(float* mine, int first, const float (&y)[tiles][2], bool add) {
-  if (lane() % 4) return;
+DEVICE void hand_over(float* mine, int first, const float (&y)[tiles][2][LANE_COLUMNS], bool add) {
   UNROLL
-  for (int t = 0; t < tiles; ++t) {
-    float* to = mine + (first + t) * (WARPS * ROWS);
-    const float above = add ? to[0] : 0.0f, below = add ? to[8] : 0.0f;
-    to[0] = above + y[t][0], to[8] = below + y[t][1];
+  for (int c = 0; c < LANE_COLUMNS; ++c) {
+    const int column = 2 * (lane() % 4) + c;
+    if (column >= SEQUENCES) continue;
+    UNROLL
+    for (int t = 0; t < tiles; ++t) {
+      float* to = mine + (first + t) * TILE_SUMS + column * SUMS_ROW;
+      const float above = add ? to[0] : 0.0f, below = add ? to[8] : 0.0f;
+      to[0] = above + y[t][0][c], to[8] = below + y[t][1][c];
+    }
   }
 }
 
-// `count` tiles of the stream from `at` on times the vector x in shared memory; `at` moves on behind them. Units are
-// dealt out to the warps, and their sums meet in `partial`, [2][TILES][WARPS][ROWS]. Then `done(tile, row, y)` is called
-// by 16 lanes for each tile, lane % 16 = row, and by the rest of their warp with tile = `count`. `mark` hears of places.
+// `count` tiles of the stream from `at` on times the vectors x in shared memory; `at` moves on behind them. Units are
+// dealt out to the warps, and their sums meet in `partial`, [SUMS_HALVES][TILES][WARPS][SEQUENCES][SUMS_ROW]. Then
+// `done(tile, row, y)` is called by a group of threads for each tile and the group's sequence, row = lane % 16, and by the
+// rest of their warp with tile = `count`. `mark` hears of places.
 template <int bits, int inputs, int unit_inputs, class Mark, class Done>
 DEVICE void multiply(
     Ring& ring, u32& at, const u32* x, int batch, int count, float* partial, Mark mark, Done done) {
   using T = Tile<bits, inputs, unit_inputs>;
   constexpr int each = T::each, at_once = bits == 16 ? 2 : 4;
-  static_assert(ROWS * TILES <= THREADS, "a thread for each row of all tiles");
-  const int tile_of_thread = thread() / ROWS, row = thread() % ROWS;
+  constexpr int x_row = vector_words(inputs);
+  const int row = thread() % ROWS;
   float* sums = partial;
   NO_UNROLL
   for (int first = 0; first < count; first += batch) {
     const int n = count - first < batch ? count - first : batch;
-    float* mine = sums + warp() * ROWS + lane() / 4;
-    float scale = 1;
+    float* mine = sums + warp() * WARP_SUMS + lane() / 4;
+    float scale[GROUP_ROUNDS];
+    if (SUMS_HALVES == 1 && first) block_sync();  // what is there has been read
     NO_UNROLL
     for (int start = 0; start < T::units; start += T::segment) {
       const int end = start + T::segment < T::units ? start + T::segment : T::units;
@@ -180,7 +213,7 @@ DEVICE void multiply(
         UNROLL
         for (int u = 0; u < each; ++u) {
           const int in_segment = my - start + (u < num ? u : 0) * WARPS;
-          v[u].load(x + (start + in_segment) * (unit_inputs / 2));
+          v[u].load(x + (start + in_segment) * (unit_inputs / 2), x_row);
           unit[u] = begin + (u32)(in_segment * n) * T::unit_bytes;
         }
         mark(4);
@@ -191,20 +224,20 @@ DEVICE void multiply(
             u32 offset[1][at_once];
             UNROLL
             for (int t = 0; t < at_once; ++t) offset[0][t] = unit[0] + (u32)(i + t) * T::unit_bytes;
-            float y[at_once][2];
+            float y[at_once][2][LANE_COLUMNS];
             multiply_at_once<bits, unit_inputs, 1, at_once>(ring, offset, v, num, y);
             hand_over<at_once>(mine, i, y, start > 0);
           }
           if (at_once > 2 && n - i >= 2) {
             const u32 offset[1][2] = {unit[0] + (u32)i * T::unit_bytes, unit[0] + (u32)(i + 1) * T::unit_bytes};
-            float y[2][2];
+            float y[2][2][LANE_COLUMNS];
             multiply_at_once<bits, unit_inputs, 1, 2>(ring, offset, v, num, y);
             hand_over<2>(mine, i, y, start > 0);
             i += 2;
           }
           if (i < n) {
             const u32 offset[1][1] = {unit[0] + (u32)i * T::unit_bytes};
-            float y[1][2];
+            float y[1][2][LANE_COLUMNS];
             multiply_at_once<bits, unit_inputs, 1, 1>(ring, offset, v, num, y);
             hand_over<1>(mine, i, y, start > 0);
           }
@@ -214,28 +247,37 @@ DEVICE void multiply(
             u32 offset[each][1];
             UNROLL
             for (int u = 0; u < each; ++u) offset[u][0] = unit[u] + (u32)i * T::unit_bytes;
-            float y[1][2];
+            float y[1][2][LANE_COLUMNS];
             multiply_at_once<bits, unit_inputs, each, 1>(ring, offset, v, num, y);
             hand_over<1>(mine, i, y, start > 0);
           }
         }
       }
       mark(5);
-      if (bits == 8 && end == T::units && tile_of_thread < n)
-        scale = *(const float*)ring.at(at - n * T::end_bytes + 4 * thread());
+      if (bits == 8 && end == T::units) {
+        UNROLL
+        for (int k = 0; k < GROUP_ROUNDS; ++k) {
+          const int tile = group_tile() + k * GROUP_TILES;
+          if (tile < n) scale[k] = *(const float*)ring.at(at - n * T::end_bytes + 4 * (tile * ROWS + row));
+        }
+      }
       if (T::units > T::segment || first + batch < count) ring.release(at);
     }
     mark(6);
     block_sync();
     mark(7);
-    if (thread() / 32 * 2 < n) {  // whole warps
+    UNROLL
+    for (int k = 0; k < GROUP_ROUNDS; ++k) {
+      const int tile = group_tile() + k * GROUP_TILES;
+      if (thread() / 32 * 2 / SEQUENCES + k * GROUP_TILES >= n) continue;  // whole warps
+      const bool whole = tile < n && group() < GROUPS;
       float y = 0;
       UNROLL
-      for (int k = 0; k < (T::units < WARPS ? T::units : WARPS); ++k)
-        if (tile_of_thread < n) y += sums[(tile_of_thread * WARPS + k) * ROWS + row];
-      done(tile_of_thread < n ? first + tile_of_thread : count, row, y * scale);
+      for (int w = 0; w < (T::units < WARPS ? T::units : WARPS); ++w)
+        if (whole) y += sums[tile * TILE_SUMS + w * WARP_SUMS + group_sequence() * SUMS_ROW + row];
+      done(whole ? first + tile : count, row, bits == 8 ? y * scale[k] : y);
     }
-    sums = sums == partial ? partial + TILES * WARPS * ROWS : partial;
+    if (SUMS_HALVES == 2) sums = sums == partial ? partial + TILES * TILE_SUMS : partial;
   }
   if (T::units <= T::segment) ring.release(at);  // others wait for what was sent, nobody for this
 }

@@ -1,7 +1,8 @@
 // The launcher gives, as macros: HIDDEN INTER LAYERS HEADS KV_HEADS HEAD_DIM VOCAB EPS; BITS and HEAD_BITS (16, 8 or 4)
 // of the layers' and lm_head's weights; UNIT, O_UNIT and HEAD_UNIT, inputs of a unit of these (product.cuh); QKV_BIAS,
 // QK_NORM, TIED, BF16 (0 or 1); O_PARTS and DOWN_PARTS, into how many parts the inputs of o and down are cut; WARPS that
-// multiply; NUM_GRANULES of the ring; IN_FLIGHT, granules asked for and not there yet, at most, but for lm_head's.
+// multiply; NUM_GRANULES of the ring; IN_FLIGHT, granules asked for and not there yet, at most, but for lm_head's;
+// SEQUENCES that are decoded at once, up to 8.
 // For diagnosis: PROFILE 1 keeps when each block reached each place; FREE 1 lets nobody wait for another block, so what
 // is computed means nothing; DELAY makes every warp sleep, up to so many nanoseconds, another time each time.
 
@@ -10,6 +11,9 @@
 #endif
 #ifndef FREE
 #define FREE 0
+#endif
+#ifndef WATCH
+#define WATCH 1
 #endif
 #ifndef DELAY
 #define DELAY 0

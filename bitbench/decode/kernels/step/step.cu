@@ -1,10 +1,10 @@
-// Greedy decode steps of a Llama-family model at batch 1 as one persistent kernel.
+// Greedy decode steps of a Llama-family model, for up to eight sequences, as one persistent kernel.
 //
 // One block runs on each multiprocessor. Every matrix is dealt out in tiles of 16 rows, and what one block reads in a
 // step lies in memory as one stream in the order of its reading (stream.py), copied ahead through a ring in shared
 // memory (ring.cuh). A layer is five phases: norm and q, k, v | norms and rotation of heads, attention | o | norm, gate
 // and up | down. After the layers come norm, lm_head and the argmax. Between two phases the blocks hand numbers on to
-// one another as tagged packets (exchange.cuh); nothing else synchronises them. Every block keeps the whole residual
+// one another in words that say whether they are there (exchange.cuh); nothing else synchronises them. Every block keeps the whole residual
 // in float32 registers and adds to it what o and down send.
 //
 // All blocks must run at once: as many as there are multiprocessors, one on each. The plain reference is forward.py.
@@ -29,7 +29,7 @@ enum { QKV, O, GATE_UP, DOWN, HEAD, NUM_PRODUCTS };
 // What a block multiplies: tiles `first` to `first` + `count` of each matrix, `batch` of them between two
 // synchronisations. A tile of o or down is one of a part of the inputs: those of the first part come first, and a block
 // has tiles of one part only. O_PARTS are 1 or the key heads: then a block attends for its part itself, as long as the
-// context is short, and needs no other block for it. A block that multiplies nothing is for attention alone.
+// context is short and there is one sequence, and needs no other block for it. A block that multiplies nothing is for attention alone.
 // `head_offset` is where in its stream lm_head begins.
 struct Share {
   int first[NUM_PRODUCTS], count[NUM_PRODUCTS], batch[NUM_PRODUCTS];
@@ -45,21 +45,21 @@ struct Share {
   FIELD(const u16*, qkv_bias)    /* [LAYERS][QKV_SIZE]; not read without QKV_BIAS */                        \
   FIELD(const u16*, qk_norms)    /* [LAYERS][2][HEAD_DIM]; not read without QK_NORM */                                \
   FIELD(const float*, cos_sin)   /* [2][context][HEAD_DIM / 2] */                                                     \
-  FIELD(u16*, keys)              /* [LAYERS][KV_HEADS][context][HEAD_DIM] */                                          \
-  FIELD(u16*, values)            /* [LAYERS][KV_HEADS][HEAD_DIM][context] */                                          \
-  FIELD(u64*, qkv)               /* packets: [QKV_SIZE], float */                                                     \
-  FIELD(u64*, attended)          /* [Q_SIZE / 2], two 16-bit numbers each */                                          \
-  FIELD(u64*, from_o)            /* [O_PARTS][HIDDEN / 2], two 16-bit numbers each */                                 \
-  FIELD(u64*, inner)             /* [INTER / 2], two 16-bit numbers each */                                           \
-  FIELD(u64*, from_down)         /* [DOWN_PARTS][HIDDEN / 2], two 16-bit numbers each */                              \
-  FIELD(u64*, parts)             /* [HEADS][max_splits][HEAD_DIM + 2], float */                                       \
-  FIELD(u64*, best)              /* [blocks][2]: the largest logit of a block's rows, as an ordered integer; ~row */  \
-  FIELD(float*, logits)          /* [VOCAB] */                                                                        \
-  FIELD(int*, token)             /* the token to read first; replaced by the one chosen last */                       \
-  FIELD(int*, position)          /* its position; moves on */                                                         \
-  FIELD(int*, output)            /* [context + 1]: the token chosen for position p is written to output[p] */         \
+  FIELD(u16*, keys)              /* [LAYERS][SEQUENCES][KV_HEADS][context][HEAD_DIM] */                               \
+  FIELD(u16*, values)            /* [LAYERS][SEQUENCES][KV_HEADS][HEAD_DIM][context] */                               \
+  FIELD(u64*, qkv)               /* packets: [SEQUENCES][QKV_SIZE] */                                                 \
+  FIELD(u64*, attended)          /* quads: [SEQUENCES][Q_SIZE / 4] */                                                 \
+  FIELD(u64*, from_o)            /* quads: [O_PARTS][SEQUENCES][HIDDEN / 4] */                                        \
+  FIELD(u64*, inner)             /* quads: [SEQUENCES][INTER / 4] */                                                  \
+  FIELD(u64*, from_down)         /* quads: [DOWN_PARTS][SEQUENCES][HIDDEN / 4] */                                     \
+  FIELD(u64*, parts)             /* packets: [SEQUENCES][HEADS][max_splits][HEAD_DIM + 2] */                          \
+  FIELD(u64*, best)              /* packets: [blocks][SEQUENCES][2], a block's largest logit in order and its ~row */ \
+  FIELD(float*, logits)          /* [SEQUENCES][VOCAB] */                                                             \
+  FIELD(int*, token)             /* [SEQUENCES]: to read first; replaced by those chosen last */                      \
+  FIELD(int*, position)          /* of these; moves on */                                                             \
+  FIELD(int*, output)            /* [SEQUENCES][context + 1]: the tokens chosen, by their positions */                \
   FIELD(u64*, times)             /* [1 + num_steps]: when the first began and each ended, nanoseconds by the GPU */   \
-  FIELD(u32*, steps_done)        /* since the packets were cleared */                                                 \
+  FIELD(u32*, steps_done)        /* since what blocks exchange was cleared */                                         \
   FIELD(u32*, stamps)            /* [blocks][LAYERS + 1][NUM_PRODUCTS][PLACES], cycles; only with PROFILE */          \
   FIELD(u32*, granule_stamps)    /* [blocks][stream_granules][2]: when asked for, when there; only with PROFILE */      \
   FIELD(int, stream_granules)    /* from one block's stream to the next */                                            \
@@ -78,16 +78,16 @@ struct Step {
 #include "attention.cuh"
 
 #define LONGER(a, b) ((a) > (b) ? (a) : (b))
-#define LONGEST LONGER(LONGER(HIDDEN, O_INPUTS), DOWN_INPUTS)
+#define LONGEST vector_words(LONGER(LONGER(HIDDEN, O_INPUTS), DOWN_INPUTS))
 
 struct Shared {
   u64 full[NUM_GRANULES], empty[NUM_GRANULES];
-  u64 best[WARPS];
+  u64 best[THREADS / ROWS];
   Share share;
-  float red[WARPS];
-  alignas(16) u32 x[LONGEST / 2];  // what the present phase multiplies by, 16 bits each
+  float red[SEQUENCES][WARPS];
+  alignas(16) u32 x[SEQUENCES * LONGEST];  // what the present phase multiplies by, 16 bits each
   union {
-    float partial[2 * TILES * WARPS * ROWS];
+    float partial[SUMS_HALVES * TILES * TILE_SUMS];
     AttentionScratch attention;
   };
 };
@@ -107,36 +107,44 @@ DEVICE void stamp(const Step&, int, int, int) {}
 #define FOURS (HIDDEN / 4)
 #define FOURS_EACH ((FOURS + THREADS - 1) / THREADS)
 
-// Four neighbouring numbers a thread, those from 4i on the i-th, and so on in steps of 4 THREADS.
+// Four neighbouring numbers of each sequence a thread, those from 4i on the i-th, and so on in steps of 4 THREADS.
 struct Residual {
-  float at[FOURS_EACH][4];
+  float at[SEQUENCES][FOURS_EACH][4];
 
   template <int parts>
   DEVICE void add(const u64* from, u32 tag) {
-    u64 a[FOURS_EACH][parts][2];
-    bool all;
-    await_one(from, parts * HIDDEN / 16, 8, tag);
+    u64 quad[SEQUENCES][FOURS_EACH][parts];
+    bool fresh;
+    await_one<is_fresh>(from + block() % (parts * SEQUENCES * HIDDEN / 16) * 4, tag);
     do {
-      all = true;
+      fresh = true;
       UNROLL
-      for (int i = 0; i < FOURS_EACH; ++i)
+      for (int b = 0; b < SEQUENCES; ++b)
         UNROLL
-        for (int p = 0; p < parts; ++p) {
-          const int four = thread() + i * THREADS;
-          a[i][p][0] = a[i][p][1] = (u64)tag << 32;
-          if (four < FOURS) load_packets(from + p * (HIDDEN / 2) + 2 * four, a[i][p][0], a[i][p][1]);
-        }
+        for (int i = 0; i < FOURS_EACH; ++i)
+          UNROLL
+          for (int p = 0; p < parts; ++p) {
+            const int four = thread() + i * THREADS;
+            quad[b][i][p] = four < FOURS ? load_packet(from + (p * SEQUENCES + b) * FOURS + four) : tag;
+          }
       UNROLL
-      for (int i = 0; i < FOURS_EACH; ++i)
+      for (int b = 0; b < SEQUENCES; ++b)
         UNROLL
-        for (int p = 0; p < parts; ++p) all &= is_tagged(a[i][p][0], tag) && is_tagged(a[i][p][1], tag);
-    } while (!all);
+        for (int i = 0; i < FOURS_EACH; ++i)
+          UNROLL
+          for (int p = 0; p < parts; ++p) fresh &= is_fresh(quad[b][i][p], tag);
+    } while (!fresh);
     UNROLL
-    for (int i = 0; i < FOURS_EACH; ++i)
+    for (int b = 0; b < SEQUENCES; ++b)
       UNROLL
-      for (int p = 0; p < parts; ++p)
+      for (int i = 0; i < FOURS_EACH; ++i)
         UNROLL
-        for (int k = 0; k < 2; ++k) at[i][2 * k] += low((u32)a[i][p][k]), at[i][2 * k + 1] += high((u32)a[i][p][k]);
+        for (int p = 0; p < parts; ++p)
+          UNROLL
+          for (int k = 0; k < 2; ++k) {
+            const u32 two = (u32)(quad[b][i][p] >> 32 * k);
+            at[b][i][2 * k] += low(two), at[b][i][2 * k + 1] += high(two);
+          }
   }
 };
 
@@ -154,26 +162,33 @@ struct NormWeights {
 
 // RMSNorm (arXiv 1910.07467) in float32, then 16 bits, into x.
 DEVICE void normed(const Residual& r, const NormWeights& weights, Shared& m) {
-  float squares = 0;
   UNROLL
-  for (int i = 0; i < FOURS_EACH; ++i)
+  for (int b = 0; b < SEQUENCES; ++b) {
+    float squares = 0;
     UNROLL
-    for (int k = 0; k < 4; ++k) squares = fmaf(r.at[i][k], r.at[i][k], squares);
-  squares = warp_sum(squares);
-  if (lane() == 0) m.red[warp()] = squares;
+    for (int i = 0; i < FOURS_EACH; ++i)
+      UNROLL
+      for (int k = 0; k < 4; ++k) squares = fmaf(r.at[b][i][k], r.at[b][i][k], squares);
+    squares = warp_sum(squares);
+    if (lane() == 0) m.red[b][warp()] = squares;
+  }
   block_sync();
-  squares = 0;
   UNROLL
-  for (int k = 0; k < (FOURS + 31) / 32 && k < WARPS; ++k) squares += m.red[k];
-  const float scale = reciprocal_root(squares * (1.0f / HIDDEN) + (float)EPS);
-  UNROLL
-  for (int i = 0; i < FOURS_EACH; ++i) {
-    const int four = thread() + i * THREADS;
-    const float* x = r.at[i];
-    const u32 v = (u32)weights.w[i], w = (u32)(weights.w[i] >> 32);
-    if (four < FOURS)
-      *(u64*)(m.x + 2 * four) = (u64)pack(x[2] * scale * low(w), x[3] * scale * high(w)) << 32 |
-                                pack(x[0] * scale * low(v), x[1] * scale * high(v));
+  for (int b = 0; b < SEQUENCES; ++b) {
+    float squares = 0;
+    UNROLL
+    for (int k = 0; k < (FOURS + 31) / 32 && k < WARPS; ++k) squares += m.red[b][k];
+    const float scale = reciprocal_root(squares * (1.0f / HIDDEN) + (float)EPS);
+    UNROLL
+    for (int i = 0; i < FOURS_EACH; ++i) {
+      const int four = thread() + i * THREADS;
+      const float* x = r.at[b][i];
+      const u32 v = (u32)weights.w[i], w = (u32)(weights.w[i] >> 32);
+      if (four < FOURS)
+        *(u64*)(m.x + b * vector_words(HIDDEN) + 2 * four) =
+            (u64)pack(x[2] * scale * low(w), x[3] * scale * high(w)) << 32 |
+            pack(x[0] * scale * low(v), x[1] * scale * high(v));
+    }
   }
   block_sync();
 }
@@ -216,39 +231,64 @@ DEVICE u64 ranked(float logit, int row) {
   return (u64)(raw & 0x80000000u ? ~raw : raw | 0x80000000u) << 32 | (u32)~row;
 }
 
-DEVICE u64 block_most(u64 v, Shared& m) {
+// The largest that the threads of a sequence's groups have; every thread gets those of all sequences.
+DEVICE void block_most(u64 v, u64 (&most)[SEQUENCES], Shared& m) {
   UNROLL
-  for (int d = 16; d; d /= 2) {
+  for (int d = ROWS / 2; d; d /= 2) {
     const u64 other = from_lane(v, d);
     v = other > v ? other : v;
   }
-  if (lane() == 0) m.best[warp()] = v;
+  if (thread() % ROWS == 0) m.best[group()] = v;
   block_sync();
-  v = 0;
   UNROLL
-  for (int k = 0; k < WARPS; ++k) v = m.best[k] > v ? m.best[k] : v;
-  return v;
+  for (int b = 0; b < SEQUENCES; ++b) {
+    most[b] = 0;
+    UNROLL
+    for (int k = b; k < GROUPS; k += SEQUENCES) most[b] = m.best[k] > most[b] ? m.best[k] : most[b];
+  }
 }
 
-// The row with the largest logit of all blocks. What the block wrote into the cache is seen by all after it.
-DEVICE int choose(const Step& s, u64 best, u32 tag, Shared& m) {
-  best = block_most(best, m);
+// The row with the largest logit of all blocks, for each sequence; `best` is the largest of this thread's rows and its
+// group's sequence. What the block wrote into the cache is seen by all after it.
+DEVICE void choose(const Step& s, u64 best, u32 tag, int (&token)[SEQUENCES], Shared& m) {
+  constexpr int at_once = SEQUENCES > 1 ? 3 : 1, apart = GROUP_TILES * ROWS;
+  u64 most[SEQUENCES];
+  block_most(best, most, m);
   if (thread() == 0) {
     fence_all_blocks();
-    send(s.best + 2 * block(), (u32)(best >> 32), tag);
-    send(s.best + 2 * block() + 1, (u32)best, tag);
+    UNROLL
+    for (int b = 0; b < SEQUENCES; ++b) {
+      u64* to = s.best + 2 * (block() * SEQUENCES + b);
+      send(to, (u32)(most[b] >> 32), tag), send(to + 1, (u32)most[b], tag);
+    }
   }
   best = 0;
-  for (int i = thread(); i < num_blocks(); i += THREADS) {
-    u64 a, b;
-    do load_packets(s.best + 2 * i, a, b);
-    while (!is_tagged(a, tag) || !is_tagged(b, tag));
-    const u64 one = a << 32 | (u32)b;
-    best = one > best ? one : best;
+  const int first = group() < GROUPS ? group_tile() * ROWS + thread() % ROWS : num_blocks();
+  for (int from = first; from < num_blocks(); from += at_once * apart) {
+    u64 a[at_once], b[at_once];
+    bool all;
+    do {
+      all = true;
+      UNROLL
+      for (int k = 0; k < at_once; ++k) {
+        const int one = from + k * apart;
+        a[k] = b[k] = (u64)tag << 32;
+        if (one < num_blocks()) load_packets(s.best + 2 * (one * SEQUENCES + group_sequence()), a[k], b[k]);
+      }
+      UNROLL
+      for (int k = 0; k < at_once; ++k) all &= is_tagged(a[k], tag) && is_tagged(b[k], tag);
+    } while (!all);
+    UNROLL
+    for (int k = 0; k < at_once; ++k) {
+      const u64 one = a[k] << 32 | (u32)b[k];
+      best = one > best ? one : best;
+    }
   }
   fence_all_blocks();
   block_sync();  // everybody has read m.best
-  return (int)~(u32)block_most(best, m);
+  block_most(best, most, m);
+  UNROLL
+  for (int b = 0; b < SEQUENCES; ++b) token[b] = (int)~(u32)most[b];
 }
 
 // ---- the kernel ---------------------------------------------------------------------------------------------------
@@ -261,9 +301,9 @@ struct Product {
   using T = Tile<bits, inputs, unit>;
 };
 
-DEVICE bool attends_itself(int splits) { return O_PARTS > 1 && splits == 1; }
+DEVICE bool attends_itself(int splits) { return SEQUENCES == 1 && O_PARTS > 1 && splits == 1; }
 
-// What a product multiplies by, into m.x; where a block attends for itself, o's is there already.
+// What a product multiplies by, into m.x, one sequence's after another's; where a block attends for itself, o's is there already.
 template <int which>
 DEVICE void vector_of(const Step& s, Residual& r, Shared& m, int layer, int splits, u32 tag) {
   const int first = m.share.first[which], count = m.share.count[which];
@@ -272,8 +312,11 @@ DEVICE void vector_of(const Step& s, Residual& r, Shared& m, int layer, int spli
     constexpr int inputs = Product<which>::inputs;
     if (which == O && attends_itself(splits)) return;
     const int part = first / (HIDDEN / 16);
-    const u64* from = (which == O ? s.attended : s.inner) + part * (inputs / 2);
-    receive(from, inputs / 4, tag, [&](int i, u32 a, u32 b) { m.x[2 * i] = a, m.x[2 * i + 1] = b; });
+    constexpr int apart = (which == O ? Q_SIZE : INTER) / 4;
+    const u64* from = (which == O ? s.attended : s.inner) + part * (inputs / 4);
+    receive<inputs / 8>(from, apart, tag, [&](int sequence, int i, u64 a, u64 b) {
+      *(Words*)(m.x + sequence * vector_words(inputs) + 4 * i) = {(u32)a, (u32)(a >> 32), (u32)b, (u32)(b >> 32)};
+    });
     stamp(s, layer, which, 1);
     block_sync();
   } else {
@@ -291,14 +334,15 @@ template <int which>
 DEVICE u64 product(const Step& s, Ring& ring, u32& at, Residual& r, Shared& m, int layer, int splits, u32 tag) {
   using T = typename Product<which>::T;
   const int first = m.share.first[which], count = m.share.count[which], batch = m.share.batch[which];
-  const u16* biases = s.qkv_bias + (u64)layer * QKV_SIZE + 16 * first;
+  const int sequence = group_sequence();
+  const u16* biases = s.qkv_bias + (u64)layer * QKV_SIZE + 16 * first + thread() % ROWS;
   float bias = 0;
   u64 best = 0;
   stamp(s, layer, which, 0);
   delay();
   // While the vector is still under way.
   if (count) ring.wait(at + (u32)((count < batch ? count : batch) * T::segment) * T::unit_bytes);
-  if (QKV_BIAS && which == QKV && thread() < 16 * count) bias = low(load_constant(biases + thread()));
+  if (QKV_BIAS && which == QKV && group_tile() < count) bias = low(load_constant(biases + 16 * group_tile()));
   vector_of<which>(s, r, m, layer, splits, tag);
   delay();
   stamp(s, layer, which, 2);
@@ -309,23 +353,21 @@ DEVICE u64 product(const Step& s, Ring& ring, u32& at, Residual& r, Shared& m, i
         if constexpr (which == GATE_UP) {
           // Rows 0 to 7 of a tile are of gate, 8 to 15 the same of up.
           const float up = from_lane(y, 8), inner = divide_fast(y, 1.0f + exp2_fast(-LOG2_E * y)) * up;
-          const float next = from_lane(inner, 1);
-          if (whole && row < 8 && row % 2 == 0)
-            send(s.inner + (first + tile) * 4 + row / 2, pack(inner, next), tag);
+          send_four(s.inner + sequence * (INTER / 4) + (first + tile) * 2 + row / 4, inner, tag, whole && row < 8);
         } else if constexpr (which == HEAD) {
           const int of_all = (first + tile) * 16 + row;
           if (!whole || of_all >= VOCAB) return;
           const u64 one = ranked(y, of_all);
           best = one > best ? one : best;
-          if (s.keep_logits) s.logits[of_all] = y;
+          if (s.keep_logits) s.logits[(u64)sequence * VOCAB + of_all] = y;
         } else if constexpr (which == QKV) {
           if (!whole) return;
-          if (QKV_BIAS) y += tile == thread() / ROWS ? bias : low(load_constant(biases + 16 * tile + row));
-          send(s.qkv + (first + tile) * 16 + row, y, tag);
+          if (QKV_BIAS) y += tile == group_tile() ? bias : low(load_constant(biases + 16 * tile));
+          send(s.qkv + sequence * QKV_SIZE + (first + tile) * 16 + row, y, tag);
         } else {
-          const float next = from_lane(y, 1);
-          u64* to = (which == O ? s.from_o : s.from_down) + 8 * first;
-          if (whole && row % 2 == 0) send(to + 8 * tile + row / 2, pack(y, next), tag);
+          const int part = first / (HIDDEN / 16), vectors = part * (SEQUENCES - 1) + sequence;
+          u64* to = (which == O ? s.from_o : s.from_down) + vectors * FOURS + 4 * first;
+          send_four(to + 4 * tile + row / 4, y, tag, whole);
         }
       });
   stamp(s, layer, which, 8);
@@ -336,37 +378,44 @@ DEVICE u64 product(const Step& s, Ring& ring, u32& at, Residual& r, Shared& m, i
 DEVICE void attention(const Step& s, Shared& m, int layer, int position, int splits, u32 tag) {
   delay();
   const bool itself = attends_itself(splits);
-  const int tiles = HIDDEN / 16, first = m.share.first[O], end = itself ? O_PARTS : KV_HEADS * splits;
+  const int tiles = HIDDEN / 16, first = m.share.first[O], end = itself ? O_PARTS : KV_HEADS * SEQUENCES * splits;
   int u = itself ? (m.share.count[O] ? first / tiles : end) : num_blocks() - 1 - block();
   NO_UNROLL
   for (; u < end; u += itself ? end : num_blocks()) {
-    const Part part = {u / splits, u % splits, splits, !itself || first % tiles == 0};
+    const int head = u / splits;
+    const Part part = {head / SEQUENCES, head % SEQUENCES, u % splits, splits, !itself || first % tiles == 0};
     attend(s, layer, part, position, tag, itself ? m.x : 0, m.attention);
   }
   if (splits > 1 && block() < s.multiplying)
-    for (int piece = block(); piece < HEADS * JOINS; piece += s.multiplying) join(s, piece, splits, tag, m.attention);
+    for (int piece = block(); piece < SEQUENCES * HEADS * JOINS; piece += s.multiplying)
+      join(s, piece, splits, tag, m.attention);
 }
 
 DEVICE void decode(const Step& s, Ring& ring, Shared& m) {
-  int token = *s.token, position = *s.position;
+  int token[SEQUENCES], position = *s.position;
+  UNROLL
+  for (int b = 0; b < SEQUENCES; ++b) token[b] = s.token[b];
   const u32 epoch = *s.steps_done;
   const bool multiplies = block() < s.multiplying;
   if (block() == 0 && thread() == 0) s.times[0] = nanoseconds();
   NO_UNROLL
   for (int step = 0; step < s.num_steps; ++step, ++position) {
-    u32 at = 0, tag = (epoch + step) * (LAYERS + 1) + 1;
+    u32 at = 0, tag = (epoch + step) * LAYERS + 1;
     const int splits = num_splits(position + 1);
     u64 best = 0;
     if (multiplies) {
       Residual r;
       UNROLL
-      for (int i = 0; i < FOURS_EACH; ++i)
+      for (int b = 0; b < SEQUENCES; ++b)
         UNROLL
-        for (int k = 0; k < 4; k += 2) {
-          const int four = thread() + i * THREADS;
-          r.at[i][k] = r.at[i][k + 1] = 0;
-          if (four < FOURS) embedded(s, token, 2 * four + k / 2, r.at[i][k], r.at[i][k + 1]);
-        }
+        for (int i = 0; i < FOURS_EACH; ++i)
+          UNROLL
+          for (int k = 0; k < 4; k += 2) {
+            const int four = thread() + i * THREADS;
+            float* to = r.at[b][i] + k;
+            to[0] = to[1] = 0;
+            if (four < FOURS) embedded(s, token[b], 2 * four + k / 2, to[0], to[1]);
+          }
       NO_UNROLL
       for (int layer = 0; layer < LAYERS; ++layer, ++tag) {
         product<QKV>(s, ring, at, r, m, layer, splits, tag);
@@ -380,13 +429,21 @@ DEVICE void decode(const Step& s, Ring& ring, Shared& m) {
       NO_UNROLL
       for (int layer = 0; layer < LAYERS; ++layer, ++tag) attention(s, m, layer, position, splits, tag);
     }
-    token = choose(s, best, tag, m);
+    choose(s, best, tag, token, m);
     stamp(s, LAYERS, HEAD, 9);
-    if (block() == 0 && thread() == 0) s.output[position + 1] = token, s.times[step + 1] = nanoseconds();
+    if (block() == 0 && thread() == 0) {
+      UNROLL
+      for (int b = 0; b < SEQUENCES; ++b) s.output[b * (s.context + 1) + position + 1] = token[b];
+      s.times[step + 1] = nanoseconds();
+    }
     ring.release(m.share.num_granules * GRANULE);  // the padding too
     ring.first += m.share.num_granules;
   }
-  if (block() == 0 && thread() == 0) *s.token = token, *s.position = position, *s.steps_done = epoch + s.num_steps;
+  if (block() == 0 && thread() == 0) {
+    UNROLL
+    for (int b = 0; b < SEQUENCES; ++b) s.token[b] = token[b];
+    *s.position = position, *s.steps_done = epoch + s.num_steps;
+  }
 }
 
 #define AS_PARAMETER(type, name) type name,
