@@ -42,7 +42,7 @@ def main() -> None:
             line["tokens_per_s"] *= batch
             if arguments.positions:
                 line |= errors(steps, decoder, arguments.positions)
-            line["tuned"] = steps.tuning.measured
+            line["tuned"] = steps.product_keys() <= steps.tuning.measured
             print(line, flush=True)
             keep(line, arguments, environment, source_hash())
             del steps

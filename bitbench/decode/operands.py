@@ -18,6 +18,7 @@ _SLICE = 16
 _SHIFTED = 256
 """E4M3's bits in those of a half with the same exponent field are a number so many times smaller: 2 to 15 - 7."""
 Format = Literal["16bit", "int8", "fp8", "int4"]
+FORMATS: dict[type[Matrix], Format] = {Dense: "16bit", Int8Rows: "int8", Fp8Rows: "fp8", Int4Groups: "int4"}
 
 
 @dataclass(frozen=True, slots=True)

@@ -123,4 +123,4 @@ def search(
     tuning, after_s = best(tuning, attending, clock.seconds, steps.compile)
     told(f"{tuning.attending}, {tuning.parts_per_sm} parts to a multiprocessor, norms {tuning.norm_warps} warps")
     told(f"a step: {before_s * 1e6:.1f} us before, {after_s * 1e6:.1f} us after")
-    return replace(tuning, measured=True)
+    return replace(tuning, measured=tuning.measured | steps.product_keys())

@@ -23,7 +23,7 @@ from bitbench.decode.graphs import captured
 from bitbench.decode.operands import Operand, new_parts, operand
 from bitbench.decode.prompts import Prompts
 from bitbench.decode.steps import FirstOfAll
-from bitbench.decode.tuning import Tuning, for_gpu, product_key
+from bitbench.decode.tuning import Tuning, for_gpu, product_keys
 from bitbench.facts.errors import Unsupported
 
 MAX_BATCH = 16
@@ -128,8 +128,7 @@ class TritonSteps(FirstOfAll):
 
     def product_keys(self) -> set[str]:
         """Which of the tuning's products a step has."""
-        matrices = [m for x in self._layers for m in (x.qkv, x.o, x.gate_up, x.down)]
-        return {product_key(m, self.batch_size) for m in (*matrices, self._head)}
+        return product_keys(self._forward.weights, self.batch_size)
 
     def start_all(self, ids: Sequence[Sequence[int]]) -> None:
         """Read the prompts, as the plain decoder does, and choose the first tokens."""

@@ -1,15 +1,17 @@
 """How large a part of its work each Triton program takes.
 
-The defaults below are untuned: no GPU has measured them yet. `bitbench tune` measures on the GPU at hand and
-keeps what it finds in the user's cache folder, from where it is read again.
+The defaults below are untuned: no GPU's times chose them. `bitbench tune` measures on the GPU at hand and keeps what it
+finds in the user's cache folder, from where it is read again. What it found on some GPUs comes with the package, in
+`data/tuning.json`. Both files hold a table for each GPU, and a table holds measured products and no others.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 
-from bitbench.decode.operands import Operand
+from bitbench.decode.operands import FORMATS, Format, Operand
+from bitbench.decode.weights import Weights
 from bitbench.facts.errors import LoadError
 from bitbench.methods import cache
 
@@ -18,7 +20,8 @@ _LONG = 16_384
 _MOST_PARTS = 64
 """What one program joins at once."""
 
-
+SHIPPED = Path(__file__).parent / "data" / "tuning.json"
+"""What comes with the package: copied from the user's file by scripts/ship_tuning.py."""
 _FILE = "decode-tuning.json"
 
 
@@ -75,14 +78,14 @@ _UNTIL_8_0 = {
 class Tuning:
     """`products` by `product_key`; `parts_per_sm` programs of attention for each multiprocessor, at most.
 
-    `measured` says whether the GPU's own times chose it.
+    `measured` names the products whose blocks were chosen by times on such a GPU.
     """
 
     products: dict[str, Blocks]
     attending: Attending = Attending()
     parts_per_sm: int = 2
     norm_warps: int = 4
-    measured: bool = False
+    measured: frozenset[str] = frozenset()
 
     def blocks(self, matrix: Operand, batch_size: int) -> Blocks:
         """Of the product of so many vectors and this matrix."""
@@ -96,8 +99,18 @@ class Tuning:
 
 def product_key(matrix: Operand, batch_size: int) -> str:
     """What a product's blocks depend on."""
-    length = "long" if matrix.shape[0] >= _LONG else "short"
-    return f"{matrix.format} {'many' if batch_size > 1 else 'one'} {length}"
+    return _key(matrix.format, matrix.shape[0], batch_size)
+
+
+def product_keys(weights: Weights, batch_size: int) -> set[str]:
+    """Of all products of a step."""
+    matrices = [m for layer in weights.layers for m in (layer.qkv, layer.o, layer.gate_up, layer.down)]
+    return {_key(FORMATS[m.kind], m.shape[0], batch_size) for m in (*matrices, weights.head)}
+
+
+def _key(format: Format, num_rows: int, batch_size: int) -> str:
+    length = "long" if num_rows >= _LONG else "short"
+    return f"{format} {'many' if batch_size > 1 else 'one'} {length}"
 
 
 def defaults(capability: tuple[int, int]) -> Tuning:
@@ -105,7 +118,7 @@ def defaults(capability: tuple[int, int]) -> Tuning:
     return Tuning(_PRODUCTS | (_UNTIL_8_0 if capability < (8, 0) else {}))
 
 
-_KEPT = TypeAdapter(dict[str, Tuning])
+_TABLES = TypeAdapter(dict[str, Tuning])
 
 
 def file() -> Path:
@@ -114,22 +127,38 @@ def file() -> Path:
 
 
 def for_gpu(name: str, capability: tuple[int, int]) -> Tuning:
-    """What was measured on such a GPU, else the defaults. Raises LoadError for a file that is damaged."""
-    return _kept().get(name) or defaults(capability)
+    """What was measured on such a GPU: the user's own first, then what comes with the package, else the defaults.
+
+    The order holds for each product. Raises LoadError for a file that is damaged or older.
+    """
+    found = defaults(capability)
+    for tables in (read(SHIPPED), read(file())):
+        if name in tables:
+            found = _over(found, tables[name])
+    return found
 
 
-def keep(name: str, tuning: Tuning) -> None:
-    """Write what was measured on such a GPU beside what there is of others."""
-    path = file()
+def keep(name: str, tuning: Tuning, path: Path | None = None) -> None:
+    """Write what was measured on such a GPU beside what there is: into the user's file, or another."""
+    path = path or file()
+    tables = read(path)
+    table = replace(tuning, products={key: tuning.products[key] for key in sorted(tuning.measured)})
+    tables[name] = _over(tables[name], table) if name in tables else table
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(_KEPT.dump_json(_kept() | {name: tuning}, indent=1))
+    path.write_bytes(_TABLES.dump_json(tables, indent=1, exclude={"__all__": {"measured"}}) + b"\n")
 
 
-def _kept() -> dict[str, Tuning]:
-    path = file()
+def read(path: Path) -> dict[str, Tuning]:
+    """The tables of a file by GPU, none where there is no file. Raises LoadError."""
     if not path.exists():
         return {}
     try:
-        return _KEPT.validate_json(path.read_bytes())
+        tables = _TABLES.validate_json(path.read_bytes())
     except (OSError, ValidationError) as error:
-        raise LoadError(f"cannot read {path}: remove it, or measure again with bitbench tune") from error
+        raise LoadError(f"cannot read {path}: remove it and measure again with bitbench tune") from error
+    return {name: replace(table, measured=frozenset(table.products)) for name, table in tables.items()}
+
+
+def _over(below: Tuning, table: Tuning) -> Tuning:
+    """`below`, with all that the table holds in its place."""
+    return replace(table, products=below.products | table.products, measured=below.measured | table.measured)

@@ -153,17 +153,18 @@ class FusedModel:
         count = 4 * self._decoder.config.num_layers
         path = paths.choose_on(self._decoder.forward, self._decoder.device, batch_size)
         classes = {matrix.kind.__name__: count}
-        return KernelReport(name=self._name(path), module_classes=classes, source=paths.source_hash(path))
+        return KernelReport(name=self._name(path, batch_size), module_classes=classes, source=paths.source_hash(path))
 
-    def _name(self, path: paths.Path) -> str:
-        """With whether Triton's block sizes were measured on such a GPU."""
+    def _name(self, path: paths.Path, batch_size: int) -> str:
+        """With whether the block sizes of all of Triton's products were measured on such a GPU."""
         if path != "Triton":
             return path
         import torch
 
         properties = torch.cuda.get_device_properties(self._decoder.device)
-        tuned = tuning.for_gpu(properties.name, (properties.major, properties.minor)).measured
-        return f"Triton, {'tuned' if tuned else UNTUNED}"
+        measured = tuning.for_gpu(properties.name, (properties.major, properties.minor)).measured
+        keys = tuning.product_keys(self._decoder.forward.weights, batch_size)
+        return f"Triton, {'tuned' if keys <= measured else UNTUNED}"
 
     def matrices(self) -> Matrices:
         """From the weights."""

@@ -71,7 +71,7 @@ class Bandwidth(Frozen):
 
 
 UNTUNED = "untuned"
-"""How the name of our own Triton kernels ends on a GPU for which nobody has measured block sizes."""
+"""How the name of our own Triton kernels ends where not all of their block sizes were measured on such a GPU."""
 
 
 class KernelReport(Frozen):

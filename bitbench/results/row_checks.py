@@ -109,8 +109,8 @@ ROW_CHECKS: tuple[RowCheck, ...] = (
     ),
     RowCheck(
         "untuned",
-        "kernels ran with block sizes that were not measured on this GPU",
-        "bitbench tune finds faster ones and keeps them for later runs",
+        "kernels ran with block sizes that were not all measured on such a GPU",
+        "bitbench tune MODEL -m METHOD --batch-size N finds faster ones and keeps them for later runs",
         lambda s: "" if s.kernel.endswith(UNTUNED) else None,
     ),
     RowCheck(

@@ -70,7 +70,7 @@ def test_the_search_goes_through_all_products_and_says_what_it_found(tmp_path, m
     monkeypatch.setattr(search, "neighbours", lambda t, key: [replace(t, norm_warps=8)])
     monkeypatch.setattr(search, "attending", lambda t: [replace(t, parts_per_sm=1)])
     found, told = search.search(steps, 8, None, told := [].append, num_steps=2), told.__self__
-    assert found.measured and found.products == tuning.products
+    assert found.measured == {"int8 one short"} and found.products == tuning.products
     assert [line.partition(":")[0] for line in told] == ["int8 one short", told[1], "a step"]
     assert "us before" in told[2] and "us after" in told[2]
 

@@ -1,9 +1,12 @@
 """The engine around our decoder, with plain steps in place of the kernel: tokens, checks, sizes and refusals."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
 import bitbench.decode.decoder as decoders
+from bitbench.decode import paths
 from bitbench.engines.fused import FusedEngine, FusedModel
 from bitbench.engines.transformers import TransformersEngine
 from bitbench.facts.errors import Unsupported
@@ -90,3 +93,14 @@ def test_a_profile_says_what_prompt_and_steps_are_for(model):
     assert {"projections", "attention"} <= {role.role for role in prefill.roles}
     assert not decode.unattributed and not prefill.unattributed
     assert decode.roles[0].bytes_read == decode.bytes_read
+
+
+def test_triton_is_tuned_where_all_products_of_a_step_were_measured(folder, own_cache, monkeypatch):
+    monkeypatch.setattr(paths, "choose_on", lambda *_: "Triton")
+    gpu = SimpleNamespace(name="NVIDIA H100 80GB HBM3", major=9, minor=0)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: gpu)
+    fp16, int8 = (FusedModel(decoders.load(folder, method), None) for method in ("fp16", "int8-wo"))
+    assert fp16.kernels(8).name == "Triton, tuned"
+    assert int8.kernels(8).name == "Triton, untuned"
+    gpu.name = "NVIDIA H200"
+    assert fp16.kernels(8).name == "Triton, untuned"
