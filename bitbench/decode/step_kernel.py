@@ -76,8 +76,12 @@ class Geometry:
 
     def macros(self) -> dict[str, str]:
         """As the kernel wants them."""
-        macros = {"WARPS": self.num_warps, "NUM_GRANULES": self.num_granules, "SEQUENCES": self.num_sequences}
-        return {name: str(value) for name, value in macros.items()}
+        return {
+            "WARPS": str(self.num_warps),
+            "NUM_GRANULES": str(self.num_granules),
+            "SEQUENCES": str(self.num_sequences),
+            "ATTENDING": str(self.num_attending),
+        }
 
 
 def geometry(
@@ -86,12 +90,13 @@ def geometry(
     """At most so many blocks: each that multiplies needs a tile of gate and up, and a thread of each hears of all.
 
     With few key heads each block that has a part of o attends for it itself; each part is one more vector that every
-    block must read, so with more of them some blocks attend for all. Raises Unsupported where the vectors of so many
+    block must read, so with more of them, or of sequences, some blocks attend for all. Raises Unsupported where the vectors of so many
     sequences leave too little shared memory for weights.
     """
     heads = config.num_kv_heads
-    cut = heads <= _MOST_O_PARTS and (config.q_size // heads) % 32 == 0
-    attending = heads if not cut and heads <= _MOST_ATTENDING else 0
+    few = heads <= _MOST_O_PARTS and (config.q_size // heads) % 32 == 0
+    cut = few and num_sequences == 1
+    attending = heads if not few and heads <= _MOST_ATTENDING else 0
     count = min(num_blocks, config.intermediate_size // 8 + attending, 32 * num_warps)
     inputs = multiplied_inputs(config, count - attending, heads if cut else 1)
     free = _SHARED_BYTES - _TAIL - shared_bytes(config, inputs, num_warps, num_sequences)
@@ -128,7 +133,7 @@ def shared_bytes(config: DecoderConfig, inputs: int, num_warps: int, num_sequenc
     joined = 4 * 4 * 18  # a warp's part of what joins the parts of a long context
     attention = 16 * (head_dim + 32) + 4 * head_dim + num_warps * (512 + 64 + max(4 * group * head_dim, joined))
     vectors = num_sequences * (2 * inputs + 64)
-    return 2 * 8 * 32 + (16 + 4 * num_sequences) * num_warps + vectors + max(partial, attention) + 384
+    return 2 * 8 * 32 + (16 + 32) * num_warps + vectors + max(partial, attention) + 384
 
 
 @dataclass(slots=True)

@@ -59,8 +59,10 @@ def cuts(weights: Weights, config: DecoderConfig, blocks: Blocks, o_parts: int) 
     down = down_parts(config.hidden_size, config.intermediate_size, group or 32, blocks.count)
     unit = unit_inputs((config.hidden_size, config.intermediate_size // down), group)
     head = unit_inputs((config.hidden_size,), group if isinstance(weights.head, Int4Groups) else 0)
-    # A group of 4-bit weights may be cut, for the numbers of a key head are seldom whole groups.
-    return Cuts(o_parts, down, unit, unit_inputs((config.q_size // o_parts, group or 128), 0), head)
+    # A group of 4-bit weights may be cut, for the numbers of a key head are seldom whole groups; it stays cut.
+    o = weights.layers[0].o
+    o_group = o.group_size if isinstance(o, Int4Groups) else 128
+    return Cuts(o_parts, down, unit, unit_inputs((config.q_size // o_parts, o_group), 0), head)
 
 
 def streamed(weights: Weights, config: DecoderConfig, blocks: Blocks, o_parts: int) -> "StreamedWeights":

@@ -192,18 +192,19 @@ SIZES = {
 @pytest.mark.parametrize(("bits", "head_bits"), [(16, 16), (8, 8), (4, 16), (4, 8)])
 @pytest.mark.parametrize(("name", "sequences"), [("0.5B", 1), ("0.5B", 8), ("7B", 1)])
 def test_the_kernel_compiles_and_spills_little(tmp_path, name, sequences, bits, head_bits):
-    unit = 128
+    unit, several = 128, sequences > 1
     sizes = SIZES[name] | {
         "EPS": "1e-6", "BITS": bits, "HEAD_BITS": head_bits, "UNIT": unit, "O_UNIT": 64, "HEAD_UNIT": unit, "BF16": 0,
-        "WARPS": 7, "NUM_GRANULES": 18 if name == "7B" or sequences > 1 else 24, "IN_FLIGHT": 2, "SEQUENCES": sequences,
-    }  # fmt: skip
+        "WARPS": 7, "NUM_GRANULES": 18 if name == "7B" or several else 24, "IN_FLIGHT": 2, "SEQUENCES": sequences,
+        "ATTENDING": 0,
+    } | ({"O_PARTS": 1, "O_UNIT": unit} if several else {})  # fmt: skip
     (tmp_path / "step.cu").write_text(source(), encoding="utf-8")
     command = ["nvcc", "-std=c++17", "-arch=sm_90", "-cubin", "-Xptxas", "-v", "step.cu", "-o", "k"]
     command += [f"-D{key}={value}" for key, value in sizes.items()]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     spilled = int(done.stderr.split(" bytes spill stores")[0].split()[-1])
-    assert spilled <= (0 if name == "0.5B" else 600), done.stderr
+    assert spilled <= (600 if name == "7B" else 128 if several else 0), done.stderr
 
 
 def test_shared_memory_and_blocks_suit_the_model(tmp_path):

@@ -102,6 +102,7 @@ inline u32 pick_bytes(u32 a, u32 b, u32 selector) {
   for (int i = 0; i < 4; ++i) v |= (u32)(both >> 8 * (selector >> 4 * i & 7) & 255) << 8 * i;
   return v;
 }
+inline u32 or_differing(u32 a, u32 b, u32 c) { return a | (b ^ c); }
 inline float exp2_fast(float x) { return exp2f(x); }
 inline float reciprocal_root(float x) { return 1.0f / sqrtf(x); }
 inline u64 nanoseconds() { return rounds; }

@@ -66,30 +66,35 @@ DEVICE void receive_heads(
   }
   constexpr int rounds = (GROUP_HEADS + 2 + WARPS - 1) / WARPS;
   const u64* from = s.qkv + part.sequence * QKV_SIZE;
-  float first[rounds][each], second[rounds][each];
-  bool all;
-  await_one<is_tagged>(from + kv * GROUP_HEADS * HEAD_DIM + block() % (GROUP_HEADS * HEAD_DIM / 16) * 16, tag);
+  Packets packets;
+  u64 p[rounds][each], q[rounds][each];
   do {
-    all = true;
     UNROLL
     for (int round = 0; round < rounds; ++round) {
       const int h = warp() + round * WARPS;
-      if (h >= GROUP_HEADS + 2) continue;
       const int row = h < GROUP_HEADS ? (kv * GROUP_HEADS + h) * HEAD_DIM
                                       : Q_SIZE + (h - GROUP_HEADS) * KV_SIZE + kv * HEAD_DIM;
       UNROLL
       for (int j = 0; j < each; ++j) {
-        const u64 p = load_packet(from + row + lane() + 32 * j), q = load_packet(from + row + turn + lane() + 32 * j);
-        all &= is_tagged(p, tag) && is_tagged(q, tag);
-        first[round][j] = as_float((u32)p), second[round][j] = as_float((u32)q);
+        p[round][j] = q[round][j] = (u64)tag << 32;
+        if (h >= GROUP_HEADS + 2) continue;
+        p[round][j] = load_packet(from + row + lane() + 32 * j);
+        q[round][j] = load_packet(from + row + turn + lane() + 32 * j);
       }
     }
-  } while (!all);
+    packets = Packets();
+    UNROLL
+    for (int round = rounds - 1; round >= 0; --round)
+      UNROLL
+      for (int j = each - 1; j >= 0; --j) packets.look(q[round][j], tag), packets.look(p[round][j], tag);
+  } while (!packets.there());
   UNROLL
   for (int round = 0; round < rounds; ++round) {
     const int h = warp() + round * WARPS;
     if (h >= GROUP_HEADS + 2) continue;
-    float (&x)[each] = first[round], (&y)[each] = second[round];
+    float x[each], y[each];
+    UNROLL
+    for (int j = 0; j < each; ++j) x[j] = as_float((u32)p[round][j]), y[j] = as_float((u32)q[round][j]);
 #if QK_NORM
     if (h <= GROUP_HEADS) {
       float squares = 0;
@@ -324,9 +329,8 @@ DEVICE void join(const Step& s, int piece, int splits, u32 tag, AttentionScratch
   NO_UNROLL
   for (int split = group; split < splits; split += JOIN_AT_ONCE * JOIN_GROUPS) {
     u64 p[JOIN_AT_ONCE], q[JOIN_AT_ONCE], m[JOIN_AT_ONCE], n[JOIN_AT_ONCE];
-    bool all;
+    Packets packets;
     do {
-      all = true;
       UNROLL
       for (int k = 0; k < JOIN_AT_ONCE; ++k) {
         const int one = split + k * JOIN_GROUPS;
@@ -334,10 +338,11 @@ DEVICE void join(const Step& s, int piece, int splits, u32 tag, AttentionScratch
         p[k] = q[k] = n[k] = (u64)tag << 32, m[k] = (u64)tag << 32 | as_bits(NEVER);
         if (one < splits) load_packets(from + d, p[k], q[k]), load_packets(from + HEAD_DIM, m[k], n[k]);
       }
+      packets = Packets();
       UNROLL
-      for (int k = 0; k < JOIN_AT_ONCE; ++k)
-        all &= is_tagged(p[k], tag) && is_tagged(q[k], tag) && is_tagged(m[k], tag) && is_tagged(n[k], tag);
-    } while (!all);
+      for (int k = JOIN_AT_ONCE - 1; k >= 0; --k)
+        packets.look(n[k], tag), packets.look(m[k], tag), packets.look(q[k], tag), packets.look(p[k], tag);
+    } while (!packets.there());
     UNROLL
     for (int k = 0; k < JOIN_AT_ONCE; ++k) {
       const float theirs = as_float((u32)m[k]), top = theirs > most ? theirs : most;

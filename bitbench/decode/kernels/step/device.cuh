@@ -26,6 +26,12 @@ DEVICE u8* dynamic_shared() {
 DEVICE float as_float(u32 v) { return __uint_as_float(v); }
 DEVICE u32 as_bits(float v) { return __float_as_uint(v); }
 DEVICE u32 pick_bytes(u32 a, u32 b, u32 selector) { return __byte_perm(a, b, selector); }
+// a | (b ^ c), in this order: the compiler cannot look at b before it has a.
+DEVICE u32 or_differing(u32 a, u32 b, u32 c) {
+  u32 v;
+  asm volatile("lop3.b32 %0, %1, %2, %3, 0xf6;" : "=r"(v) : "r"(a), "r"(b), "r"(c));
+  return v;
+}
 DEVICE float exp2_fast(float x) {
   float y;
   asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));

@@ -9,11 +9,24 @@
 // comes before; those who receive `inner` send `from_down` after it; and all that the next layer sends depends on all of
 // both.
 
-DEVICE bool is_tagged(u64 packet, u32 tag) { return FREE || (u32)(packet >> 32) == tag; }
+// What was asked for at once is looked at from the last to the first: so all is asked for before anything is waited for,
+// which the compiler would not do by itself.
+struct Packets {
+  u32 differing = 0;
+
+  DEVICE void look(u64 packet, u32 tag) { differing = or_differing(differing, (u32)(packet >> 32), tag); }
+  DEVICE bool there() const { return FREE || differing == 0; }
+};
+
+struct Quads {
+  u32 differing = 0;
+
+  DEVICE void look(u64 quad, u32 tag) { differing = or_differing(differing, (u32)quad, tag); }
+  DEVICE bool there() const { return FREE || (differing & 1) == 0; }
+};
+
 DEVICE void send(u64* to, u32 value, u32 tag) { store_packet(to, (u64)tag << 32 | value); }
 DEVICE void send(u64* to, float value, u32 tag) { send(to, as_bits(value), tag); }
-
-DEVICE bool is_fresh(u64 quad, u32 tag) { return FREE || (((u32)quad ^ tag) & 1) == 0; }
 
 // The nearest number whose lowest bit of 16 is the tag's.
 DEVICE float marked(float y, u32 tag) {
@@ -39,19 +52,6 @@ DEVICE void send_pairs(u64* to, float y, float z, u32 tag, bool whether) {
   if (whether && lane() % 2 == 0) send_quad(to, pair, next, tag);
 }
 
-// Waits for one word, looking at nothing else: when it is there, the others are there or will be soon. Blocks look at
-// different words, and one warp of each does, since many looks at one place, or at all of them, hold up the weights on
-// their way through the same cache (docs/log.md).
-template <bool (*is_there)(u64, u32)>
-DEVICE void await_one(const u64* word, u32 tag) {
-#if WATCH
-  if (warp() == 0)
-    while (!is_there(load_packet(word), tag)) {
-    }
-  block_sync();
-#endif
-}
-
 // With DELAY: blocks and warps come at other times, and everything must come out the same.
 DEVICE void delay() {
   if (DELAY) nap((cycles() + 977 * block() + 71 * warp()) * 2654435761u % (DELAY + 1));
@@ -60,23 +60,22 @@ DEVICE void delay() {
 // Waits for `n` pairs of quads of each sequence, which lie `apart`: `take(sequence, i, a, b)` is called for pair i.
 template <int n, class Take>
 DEVICE void receive(const u64* from, int apart, u32 tag, Take take) {
-  constexpr int all = n * SEQUENCES, rounds = (all + THREADS - 1) / THREADS, at_once = rounds < 6 ? rounds : 6;
-  await_one<is_fresh>(from + block() % n * 2, tag);
+  constexpr int all = n * SEQUENCES, rounds = (all + THREADS - 1) / THREADS, at_once = rounds < 12 ? rounds : 12;
   NO_UNROLL
   for (int base = thread(); base < all; base += at_once * THREADS) {
     u64 a[at_once], b[at_once];
-    bool fresh;
+    Quads quads;
     do {
-      fresh = true;
       UNROLL
       for (int k = 0; k < at_once; ++k) {
         const int i = base + k * THREADS;
         a[k] = b[k] = tag;
         if (i < all) load_packets(from + (SEQUENCES > 1 ? i / n * apart + i % n * 2 : 2 * i), a[k], b[k]);
       }
+      quads = Quads();
       UNROLL
-      for (int k = 0; k < at_once; ++k) fresh &= is_fresh(a[k], tag) && is_fresh(b[k], tag);
-    } while (!fresh);
+      for (int k = at_once - 1; k >= 0; --k) quads.look(b[k], tag), quads.look(a[k], tag);
+    } while (!quads.there());
     UNROLL
     for (int k = 0; k < at_once; ++k) {
       const int i = base + k * THREADS;

@@ -28,14 +28,12 @@ static_assert(SEQUENCES >= 1 && SEQUENCES <= 8, "a column for each sequence");
 // Words from one sequence's vector to the next: rows begin in alternate halves of the banks.
 DEVICE constexpr int vector_words(int inputs) { return inputs / 2 + (inputs / 2 % 32 ? 0 : 16); }
 
-// Groups of ROWS threads share out a batch's sums: each has one sequence and every GROUP_TILES-th tile.
-#define GROUPS (THREADS / ROWS / SEQUENCES * SEQUENCES)
-#define GROUP_TILES (GROUPS / SEQUENCES)
-#define GROUP_ROUNDS ((TILES + GROUP_TILES - 1) / GROUP_TILES)
-static_assert(GROUPS, "a group for each sequence");
+// Groups of ROWS threads share out a batch's sums, those of one tile for all sequences and then the next's. If only the
+// first ONE_SEQUENCE groups do, each has the same sequence every time.
+#define GROUPS (THREADS / ROWS)
+#define ONE_SEQUENCE (GROUPS / SEQUENCES * SEQUENCES)
+static_assert(ONE_SEQUENCE, "a group for each sequence");
 DEVICE int group() { return thread() / ROWS; }
-DEVICE int group_sequence() { return group() % SEQUENCES; }
-DEVICE int group_tile() { return group() / SEQUENCES; }
 
 // Tiles follow each other in the stream in batches. In a batch of n tiles come, unit after unit, the n tiles' parts of it;
 // with 4 bits each part ends with pairs of scale and zero point of rows g and g + 8, for g from 0 to 7; with 8 bits a
@@ -182,9 +180,9 @@ DEVICE void hand_over(float* mine, int first, const float (&y)[tiles][2][LANE_CO
 
 // `count` tiles of the stream from `at` on times the vectors x in shared memory; `at` moves on behind them. Units are
 // dealt out to the warps, and their sums meet in `partial`, [SUMS_HALVES][TILES][WARPS][SEQUENCES][SUMS_ROW]. Then
-// `done(tile, row, y)` is called by a group of threads for each tile and the group's sequence, row = lane % 16, and by the
-// rest of their warp with tile = `count`. `mark` hears of places.
-template <int bits, int inputs, int unit_inputs, class Mark, class Done>
+// `done(tile, sequence, row, y)` is called by one of the first `groups` groups for each tile and sequence, row = lane % 16,
+// and by the rest of their warp with tile = `count`. `mark` hears of places.
+template <int bits, int inputs, int unit_inputs, int groups, class Mark, class Done>
 DEVICE void multiply(
     Ring& ring, u32& at, const u32* x, int batch, int count, float* partial, Mark mark, Done done) {
   using T = Tile<bits, inputs, unit_inputs>;
@@ -196,7 +194,6 @@ DEVICE void multiply(
   for (int first = 0; first < count; first += batch) {
     const int n = count - first < batch ? count - first : batch;
     float* mine = sums + warp() * WARP_SUMS + lane() / 4;
-    float scale[GROUP_ROUNDS];
     if (SUMS_HALVES == 1 && first) block_sync();  // what is there has been read
     NO_UNROLL
     for (int start = 0; start < T::units; start += T::segment) {
@@ -254,28 +251,34 @@ DEVICE void multiply(
         }
       }
       mark(5);
-      if (bits == 8 && end == T::units) {
-        UNROLL
-        for (int k = 0; k < GROUP_ROUNDS; ++k) {
-          const int tile = group_tile() + k * GROUP_TILES;
-          if (tile < n) scale[k] = *(const float*)ring.at(at - n * T::end_bytes + 4 * (tile * ROWS + row));
-        }
-      }
-      if (T::units > T::segment || first + batch < count) ring.release(at);
+      // What belongs to whole tiles is read below.
+      if (T::units > T::segment || first + batch < count) ring.release(at - (end == T::units ? n * T::end_bytes : 0));
     }
     mark(6);
     block_sync();
     mark(7);
-    UNROLL
-    for (int k = 0; k < GROUP_ROUNDS; ++k) {
-      const int tile = group_tile() + k * GROUP_TILES;
-      if (thread() / 32 * 2 / SEQUENCES + k * GROUP_TILES >= n) continue;  // whole warps
-      const bool whole = tile < n && group() < GROUPS;
-      float y = 0;
+    constexpr int at_a_time = SEQUENCES > 1 ? 3 : 1;
+    const int ends = at - n * T::end_bytes, items = n * SEQUENCES;
+    NO_UNROLL
+    for (int base = 0; base < items; base += at_a_time * groups) {
+      float y[at_a_time];
       UNROLL
-      for (int w = 0; w < (T::units < WARPS ? T::units : WARPS); ++w)
-        if (whole) y += sums[tile * TILE_SUMS + w * WARP_SUMS + group_sequence() * SUMS_ROW + row];
-      done(whole ? first + tile : count, row, bits == 8 ? y * scale[k] : y);
+      for (int k = 0; k < at_a_time; ++k) {
+        const int item = base + k * groups + group(), tile = item / SEQUENCES;
+        const float* from = sums + tile * TILE_SUMS + item % SEQUENCES * SUMS_ROW + row;
+        y[k] = 0;
+        if (item >= items || group() >= groups) continue;
+        UNROLL
+        for (int w = 0; w < (T::units < WARPS ? T::units : WARPS); ++w) y[k] += from[w * WARP_SUMS];
+        if (bits == 8) y[k] *= *(const float*)ring.at(ends + 4 * (tile * ROWS + row));
+      }
+      UNROLL
+      for (int k = 0; k < at_a_time; ++k) {
+        const int before = base + k * groups, item = before + group();
+        if (before + 2 * warp() >= items) continue;  // a whole warp
+        const bool whole = item < items && group() < groups;
+        done(whole ? first + item / SEQUENCES : count, item % SEQUENCES, row, y[k]);
+      }
     }
     if (SUMS_HALVES == 2) sums = sums == partial ? partial + TILES * TILE_SUMS : partial;
   }

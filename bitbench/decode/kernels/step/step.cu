@@ -84,7 +84,7 @@ struct Shared {
   u64 full[NUM_GRANULES], empty[NUM_GRANULES];
   u64 best[THREADS / ROWS];
   Share share;
-  float red[SEQUENCES][WARPS];
+  alignas(16) float red[WARPS][8];  // by sequences
   alignas(16) u32 x[SEQUENCES * LONGEST];  // what the present phase multiplies by, 16 bits each
   union {
     float partial[SUMS_HALVES * TILES * TILE_SUMS];
@@ -114,10 +114,8 @@ struct Residual {
   template <int parts>
   DEVICE void add(const u64* from, u32 tag) {
     u64 quad[SEQUENCES][FOURS_EACH][parts];
-    bool fresh;
-    await_one<is_fresh>(from + block() % (parts * SEQUENCES * HIDDEN / 16) * 4, tag);
+    Quads quads;
     do {
-      fresh = true;
       UNROLL
       for (int b = 0; b < SEQUENCES; ++b)
         UNROLL
@@ -127,13 +125,14 @@ struct Residual {
             const int four = thread() + i * THREADS;
             quad[b][i][p] = four < FOURS ? load_packet(from + (p * SEQUENCES + b) * FOURS + four) : tag;
           }
+      quads = Quads();
       UNROLL
-      for (int b = 0; b < SEQUENCES; ++b)
+      for (int b = SEQUENCES - 1; b >= 0; --b)
         UNROLL
-        for (int i = 0; i < FOURS_EACH; ++i)
+        for (int i = FOURS_EACH - 1; i >= 0; --i)
           UNROLL
-          for (int p = 0; p < parts; ++p) fresh &= is_fresh(quad[b][i][p], tag);
-    } while (!fresh);
+          for (int p = parts - 1; p >= 0; --p) quads.look(quad[b][i][p], tag);
+    } while (!quads.there());
     UNROLL
     for (int b = 0; b < SEQUENCES; ++b)
       UNROLL
@@ -160,25 +159,52 @@ struct NormWeights {
   }
 };
 
+// The sums over a warp's lanes of COLUMNS numbers of each: a lane gets that of column lane / (32 / COLUMNS). Lanes share
+// out the columns, so that most numbers are passed on once.
+#define COLUMNS (SEQUENCES > 4 ? 8 : SEQUENCES > 2 ? 4 : SEQUENCES)
+DEVICE float warp_sums(float (&v)[COLUMNS]) {
+  UNROLL
+  for (int half = COLUMNS / 2, d = 16; half; half /= 2, d /= 2) {
+    const bool upper = lane() & d;
+    UNROLL
+    for (int j = 0; j < half; ++j) {
+      const float given = upper ? v[j] : v[j + half], kept = upper ? v[j + half] : v[j];
+      v[j] = kept + from_lane(given, d);
+    }
+  }
+  UNROLL
+  for (int d = 16 / COLUMNS; d; d /= 2) v[0] += from_lane(v[0], d);
+  return v[0];
+}
+
 // RMSNorm (arXiv 1910.07467) in float32, then 16 bits, into x.
 DEVICE void normed(const Residual& r, const NormWeights& weights, Shared& m) {
+  float squares[COLUMNS];
   UNROLL
-  for (int b = 0; b < SEQUENCES; ++b) {
-    float squares = 0;
+  for (int b = 0; b < COLUMNS; ++b) {
+    squares[b] = 0;
     UNROLL
-    for (int i = 0; i < FOURS_EACH; ++i)
+    for (int i = 0; i < FOURS_EACH && b < SEQUENCES; ++i)
       UNROLL
-      for (int k = 0; k < 4; ++k) squares = fmaf(r.at[b][i][k], r.at[b][i][k], squares);
-    squares = warp_sum(squares);
-    if (lane() == 0) m.red[b][warp()] = squares;
+      for (int k = 0; k < 4; ++k) squares[b] = fmaf(r.at[b][i][k], r.at[b][i][k], squares[b]);
   }
+  const float sum = warp_sums(squares);
+  if (lane() % (32 / COLUMNS) == 0) m.red[warp()][lane() / (32 / COLUMNS)] = sum;
   block_sync();
   UNROLL
-  for (int b = 0; b < SEQUENCES; ++b) {
-    float squares = 0;
+  for (int b = 0; b < COLUMNS; ++b) squares[b] = 0;
+  UNROLL
+  for (int k = 0; k < (FOURS + 31) / 32 && k < WARPS; ++k)
     UNROLL
-    for (int k = 0; k < (FOURS + 31) / 32 && k < WARPS; ++k) squares += m.red[b][k];
-    const float scale = reciprocal_root(squares * (1.0f / HIDDEN) + (float)EPS);
+    for (int b = 0; b < COLUMNS; b += 4) {
+      const Words four = *(const Words*)(m.red[k] + b);
+      squares[b] += as_float(four.x);
+      if (COLUMNS > 1) squares[b + 1] += as_float(four.y);
+      if (COLUMNS > 2) squares[b + 2] += as_float(four.z), squares[b + 3] += as_float(four.w);
+    }
+  UNROLL
+  for (int b = 0; b < SEQUENCES; ++b) {
+    const float scale = reciprocal_root(squares[b] * (1.0f / HIDDEN) + (float)EPS);
     UNROLL
     for (int i = 0; i < FOURS_EACH; ++i) {
       const int four = thread() + i * THREADS;
@@ -244,14 +270,14 @@ DEVICE void block_most(u64 v, u64 (&most)[SEQUENCES], Shared& m) {
   for (int b = 0; b < SEQUENCES; ++b) {
     most[b] = 0;
     UNROLL
-    for (int k = b; k < GROUPS; k += SEQUENCES) most[b] = m.best[k] > most[b] ? m.best[k] : most[b];
+    for (int k = b; k < ONE_SEQUENCE; k += SEQUENCES) most[b] = m.best[k] > most[b] ? m.best[k] : most[b];
   }
 }
 
 // The row with the largest logit of all blocks, for each sequence; `best` is the largest of this thread's rows and its
 // group's sequence. What the block wrote into the cache is seen by all after it.
 DEVICE void choose(const Step& s, u64 best, u32 tag, int (&token)[SEQUENCES], Shared& m) {
-  constexpr int at_once = SEQUENCES > 1 ? 3 : 1, apart = GROUP_TILES * ROWS;
+  constexpr int apart = ONE_SEQUENCE / SEQUENCES * ROWS, at_once = SEQUENCES > 1 ? SEQUENCES + 1 : 1;
   u64 most[SEQUENCES];
   block_most(best, most, m);
   if (thread() == 0) {
@@ -263,21 +289,22 @@ DEVICE void choose(const Step& s, u64 best, u32 tag, int (&token)[SEQUENCES], Sh
     }
   }
   best = 0;
-  const int first = group() < GROUPS ? group_tile() * ROWS + thread() % ROWS : num_blocks();
+  const int sequence = group() % SEQUENCES;
+  const int first = group() < ONE_SEQUENCE ? group() / SEQUENCES * ROWS + thread() % ROWS : num_blocks();
   for (int from = first; from < num_blocks(); from += at_once * apart) {
     u64 a[at_once], b[at_once];
-    bool all;
+    Packets packets;
     do {
-      all = true;
       UNROLL
       for (int k = 0; k < at_once; ++k) {
         const int one = from + k * apart;
         a[k] = b[k] = (u64)tag << 32;
-        if (one < num_blocks()) load_packets(s.best + 2 * (one * SEQUENCES + group_sequence()), a[k], b[k]);
+        if (one < num_blocks()) load_packets(s.best + 2 * (one * SEQUENCES + sequence), a[k], b[k]);
       }
+      packets = Packets();
       UNROLL
-      for (int k = 0; k < at_once; ++k) all &= is_tagged(a[k], tag) && is_tagged(b[k], tag);
-    } while (!all);
+      for (int k = at_once - 1; k >= 0; --k) packets.look(b[k], tag), packets.look(a[k], tag);
+    } while (!packets.there());
     UNROLL
     for (int k = 0; k < at_once; ++k) {
       const u64 one = a[k] << 32 | (u32)b[k];
@@ -334,7 +361,6 @@ template <int which>
 DEVICE u64 product(const Step& s, Ring& ring, u32& at, Residual& r, Shared& m, int layer, int splits, u32 tag) {
   using T = typename Product<which>::T;
   const int first = m.share.first[which], count = m.share.count[which], batch = m.share.batch[which];
-  const int sequence = group_sequence();
   const u16* biases = s.qkv_bias + (u64)layer * QKV_SIZE + 16 * first + thread() % ROWS;
   float bias = 0;
   u64 best = 0;
@@ -342,13 +368,15 @@ DEVICE u64 product(const Step& s, Ring& ring, u32& at, Residual& r, Shared& m, i
   delay();
   // While the vector is still under way.
   if (count) ring.wait(at + (u32)((count < batch ? count : batch) * T::segment) * T::unit_bytes);
-  if (QKV_BIAS && which == QKV && group_tile() < count) bias = low(load_constant(biases + 16 * group_tile()));
+  const int first_tile = group() / SEQUENCES;
+  if (QKV_BIAS && which == QKV && first_tile < count) bias = low(load_constant(biases + 16 * first_tile));
   vector_of<which>(s, r, m, layer, splits, tag);
   delay();
   stamp(s, layer, which, 2);
   const auto mark = [&](int place) { stamp(s, layer, which, place); };
-  multiply<Product<which>::bits, Product<which>::inputs, Product<which>::unit>(
-      ring, at, m.x, batch, count, m.partial, mark, [&](int tile, int row, float y) {
+  constexpr int groups = which == HEAD ? ONE_SEQUENCE : GROUPS;
+  multiply<Product<which>::bits, Product<which>::inputs, Product<which>::unit, groups>(
+      ring, at, m.x, batch, count, m.partial, mark, [&](int tile, int sequence, int row, float y) {
         const bool whole = tile < count;
         if constexpr (which == GATE_UP) {
           // Rows 0 to 7 of a tile are of gate, 8 to 15 the same of up.
@@ -362,7 +390,7 @@ DEVICE u64 product(const Step& s, Ring& ring, u32& at, Residual& r, Shared& m, i
           if (s.keep_logits) s.logits[(u64)sequence * VOCAB + of_all] = y;
         } else if constexpr (which == QKV) {
           if (!whole) return;
-          if (QKV_BIAS) y += tile == group_tile() ? bias : low(load_constant(biases + 16 * tile));
+          if (QKV_BIAS) y += tile == first_tile ? bias : low(load_constant(biases + 16 * tile));
           send(s.qkv + sequence * QKV_SIZE + (first + tile) * 16 + row, y, tag);
         } else {
           const int part = first / (HIDDEN / 16), vectors = part * (SEQUENCES - 1) + sequence;
@@ -425,7 +453,7 @@ DEVICE void decode(const Step& s, Ring& ring, Shared& m) {
         product<DOWN>(s, ring, at, r, m, layer, splits, tag);
       }
       best = product<HEAD>(s, ring, at, r, m, LAYERS, splits, tag);
-    } else if (O_PARTS == 1) {
+    } else if (ATTENDING) {
       NO_UNROLL
       for (int layer = 0; layer < LAYERS; ++layer, ++tag) attention(s, m, layer, position, splits, tag);
     }
