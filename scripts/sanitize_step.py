@@ -9,6 +9,7 @@ context, where a block attends for itself, and at a long one, which all blocks s
 """
 
 import argparse
+import itertools
 from dataclasses import replace
 from typing import Any
 
@@ -90,21 +91,24 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--method", action="append", choices=METHODS)
     parser.add_argument("--context", type=int, action="append", help="positions before the first step")
+    parser.add_argument("--batch", type=int, action="append")
     parser.add_argument("--steps", type=int, default=3)
     parser.add_argument("--device", default="cuda:0")
     arguments = parser.parse_args()
-    for method in arguments.method or METHODS:
-        kernel = on_cuda(forward(method, arguments.device), arguments.device, CONFIG.context_len)
+    device = arguments.device
+    for method, batch in itertools.product(arguments.method or METHODS, arguments.batch or (1, 8)):
+        kernel = on_cuda(forward(method, device), device, CONFIG.context_len, batch_size=batch)
         buffers = kernel._buffers
         for context in arguments.context or (40, 2000):
             buffers["keys"].normal_()
             buffers["values"].normal_()
-            buffers["token"].fill_(7)
+            buffers["token"].copy_(torch.arange(7, 7 + batch))
             buffers["position"].fill_(context)
             kernel.advance(arguments.steps, keep_logits=True)
-            logits = kernel.logits()
+            logits = kernel.all_logits()
             assert bool(logits.isfinite().all())
-            print(method, context, kernel.tokens(context + 1, arguments.steps), float(logits.square().mean().sqrt()))
+            tokens = kernel.all_tokens(context + 1, arguments.steps)
+            print(method, batch, context, tokens[-1], float(logits.square().mean().sqrt()))
 
 
 if __name__ == "__main__":

@@ -84,14 +84,13 @@ class Geometry:
         }
 
 
-def geometry(
-    config: DecoderConfig, num_blocks: int, num_warps: int = NUM_WARPS, *, num_sequences: int = 1
-) -> Geometry:
+def geometry(config: DecoderConfig, num_blocks: int, num_warps: int = NUM_WARPS, *, num_sequences: int = 1) -> Geometry:
     """At most so many blocks: each that multiplies needs a tile of gate and up, and a thread of each hears of all.
 
     With few key heads each block that has a part of o attends for it itself; each part is one more vector that every
-    block must read, so with more of them, or of sequences, some blocks attend for all. Raises Unsupported where the vectors of so many
-    sequences leave too little shared memory for weights.
+    block must read, so with more of them, or of sequences, some blocks attend for all.
+
+    Raises Unsupported where the vectors of so many sequences leave too little shared memory for weights.
     """
     heads = config.num_kv_heads
     few = heads <= _MOST_O_PARTS and (config.q_size // heads) % 32 == 0
@@ -102,9 +101,7 @@ def geometry(
     free = _SHARED_BYTES - _TAIL - shared_bytes(config, inputs, num_warps, num_sequences)
     # What the warps have of a 16-bit matrix at a time (Tile::segment of product.cuh) must fit, and a granule more.
     if free // GRANULE * GRANULE < 2 * ROWS * min(inputs, 4 * num_warps * 128) + 2 * GRANULE:
-        raise Unsupported(
-            f"the step kernel cannot hold {num_sequences} vectors of {inputs} numbers beside the weights"
-        )
+        raise Unsupported(f"the step kernel cannot hold {num_sequences} vectors of {inputs} numbers beside the weights")
     return Geometry(count, attending, heads if cut else 1, num_warps, min(free // GRANULE, 32), num_sequences)
 
 
@@ -206,9 +203,14 @@ class StepKernel(FirstOfAll):
         times = self._buffers["times"][: self._num_steps + 1]
         return tuple((times.diff() * 1e-9).tolist())
 
-    def last_tag(self) -> int:
-        """The number of layers of all steps so far, by which what blocks exchange is told from what was before."""
-        return int(self._buffers["steps_done"][0]) * self.forward.config.num_layers
+    def poison(self) -> None:
+        """Fill what blocks exchange with NaNs that count as sent before: what is read too early is seen."""
+        b, layers = self._buffers, self.forward.config.num_layers
+        done = int(b["steps_done"][0])
+        for name in ("qkv", "parts"):
+            b[name].fill_(-1)  # a tag that never comes
+        for name, sent in [("best", done)] + [(n, done * layers) for n in ("attended", "from_o", "inner", "from_down")]:
+            b[name].fill_(-2 + sent % 2)
 
     def kv_cache_bytes(self) -> int:
         """Keys and values, as allocated."""
@@ -283,12 +285,12 @@ def _buffers(forward: Forward, found: Streams, shape: Geometry, device: str, roo
         "keys": zeros(c.num_layers, batch, c.num_kv_heads, room, c.head_dim, dtype=dtype),
         "values": zeros(c.num_layers, batch, c.num_kv_heads, c.head_dim, room, dtype=dtype),
         "qkv": zeros(batch, c.q_size + 2 * c.kv_size),
-        "attended": zeros(batch, c.q_size // 4),
+        "attended": zeros(found.cuts.o_parts, batch, c.q_size // found.cuts.o_parts // 4),
         "from_o": zeros(found.cuts.o_parts, batch, c.hidden_size // 4),
-        "inner": zeros(batch, c.intermediate_size // 4),
+        "inner": zeros(found.cuts.down_parts, batch, c.intermediate_size // found.cuts.down_parts // 4),
         "from_down": zeros(found.cuts.down_parts, batch, c.hidden_size // 4),
         "parts": zeros(batch, c.num_heads, max_splits, c.head_dim + 2),
-        "best": zeros(num_blocks, batch, 2),
+        "best": zeros(batch, -(-num_blocks // 2) * 2),
         "logits": zeros(batch, c.vocab_size, dtype=torch.float32),
         "token": zeros(batch, dtype=torch.int32),
         "position": zeros(1, dtype=torch.int32),

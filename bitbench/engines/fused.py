@@ -200,8 +200,8 @@ class FusedEngine:
 
     name = "fused"
     summary = (
-        "our own decoder on NVIDIA GPUs: a whole step as one kernel at batch 1 from sm_90, else a graph of Triton "
-        "kernels, from sm_75 and up to batch 16"
+        "our own decoder on NVIDIA GPUs: a whole step as one kernel from sm_90 for up to 8 sequences, else a graph of "
+        "Triton kernels, from sm_75 and up to batch 16"
     )
     needs = ("torch", "transformers")
     itl_clock: Literal["host", "device"] = "device"

@@ -74,8 +74,8 @@ def test_logits_and_tokens_are_the_plain_decoders(tmp_path, name, method, o_part
 @needs_compiler
 @torch.inference_mode()
 @pytest.mark.parametrize(("name", "method", "o_parts", "batch_size"), [
-    ("qwen2", "fp16", 2, 8), ("qwen2", "awq-int4-head8", 2, 8), ("qwen2", "bf16", 1, 2), ("llama-tied", "int8-wo", 4, 3),
-    ("qwen3", "awq-int4", 1, 5), ("wide", "awq-int4", 2, 7),
+    ("qwen2", "fp16", 2, 8), ("qwen2", "awq-int4-head8", 2, 8), ("qwen2", "bf16", 1, 2),
+    ("llama-tied", "int8-wo", 4, 3), ("qwen3", "awq-int4", 1, 5), ("wide", "awq-int4", 2, 7),
 ])  # fmt: skip
 def test_a_batch_is_decoded_as_each_of_its_sequences(tmp_path, name, method, o_parts, batch_size):
     decoder = model(tmp_path, name, method)

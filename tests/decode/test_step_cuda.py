@@ -118,11 +118,7 @@ def test_blocks_that_come_late_change_nothing(source, batch_size):
         kernel = on_cuda(decoder.forward, "cuda:0", 2560, extra={"DELAY": delay}, batch_size=batch_size)
         sequences = []
         for turn in range(4):
-            for name in ("qkv", "parts", "best"):
-                kernel._buffers[name].fill_(-1)  # NaN with a tag that never comes
-            stale = kernel.last_tag() & 1  # NaN with the bit of what was sent last
-            for name in ("attended", "from_o", "inner", "from_down"):
-                kernel._buffers[name].fill_(-2 + stale)
+            kernel.poison()
             kernel.start_all(prompt_ids(40 + turn, batch_size))
             kernel.advance(2500, keep_logits=True)
             sequences.append((kernel.all_tokens(40 + turn, 2501), kernel.all_logits().clone()))

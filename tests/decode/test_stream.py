@@ -150,3 +150,12 @@ def test_the_decoder_reads_from_streams_what_it_read_before(tmp_path):
     assert torch.equal(
         decoder.in_float32().logits(ids, 4), model(tmp_path / "b", "awq-int4-head8").in_float32().logits(ids, 4)
     )
+
+
+def test_groups_that_were_cut_for_parts_of_o_stay_cut(tmp_path):
+    folder = write_tiny(tmp_path / "m", "Qwen2", hidden_size=384, intermediate_size=384, num_attention_heads=6)
+    write_awq(tmp_path / "awq", folder, group_size=128)
+    decoder = load(tmp_path / "awq", "awq-int4")
+    plain = decoder.forward.weights
+    whole = streamed(streamed(plain, decoder.config, Blocks(3, 4, 32_768), 2), decoder.config, Blocks(3, 4, 32_768), 1)
+    assert torch.equal(whole.layers[0].o.dequantized(), plain.layers[0].o.dequantized())

@@ -75,7 +75,7 @@ def test_the_users_own_comes_before_the_packages_and_both_before_the_defaults(ow
 def test_a_damaged_or_older_file_has_a_reason(text, own_cache):
     keep("A", measured(KEY))
     file().write_text(text)
-    with pytest.raises(LoadError, match="remove it, or measure again"):
+    with pytest.raises(LoadError, match="remove it and measure again"):
         for_gpu("A", (8, 0))
 
 

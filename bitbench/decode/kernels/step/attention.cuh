@@ -200,9 +200,15 @@ struct Values {
   }
 };
 
+// Where four dimensions from d on of a head, counted over all sequences, are sent: to their part of o.
+DEVICE u64* attended(const Step& s, int head, int d) {
+  const int sequence = head / HEADS, from = head % HEADS * HEAD_DIM + d, part = from / O_INPUTS;
+  return s.attended + ((part * SEQUENCES + sequence) * O_INPUTS + from % O_INPUTS) / 4;
+}
+
 // One key head over its part of the positions, the last of which may be the new one. Where the context is whole, the
-// 16-bit results go to `x` in shared memory or, where that is null, to other blocks; else the part's weighted sums, their
-// maximum and the sum of weights are sent for `join`.
+// 16-bit results go to `x` in shared memory or, where that is null, to other blocks; else the part's weighted sums,
+// their maximum and the sum of weights are sent for `join`.
 DEVICE void attend(const Step& s, int layer, const Part& part, int position, u32 tag, u32* x, AttentionScratch& a) {
   const int kv = part.kv, split = part.split, splits = part.splits;
   const int length = position + 1, span = ((length + splits - 1) / splits + CHUNK - 1) / CHUNK * CHUNK;
@@ -309,7 +315,7 @@ DEVICE void attend(const Step& s, int layer, const Part& part, int position, u32
     if (splits == 1) {
       const float share = divide_fast(1.0f, total);
       if (x) x[i] = pack(y * share, z * share);
-      else send_pairs(s.attended + (of_all * HEAD_DIM + d) / 4, y * share, z * share, tag, true);
+      else send_pairs(attended(s, of_all, d), y * share, z * share, tag, true);
     } else {
       u64* to = s.parts + (u64)(of_all * s.max_splits + split) * (HEAD_DIM + 2);
       send(to + d, y, tag), send(to + d + 1, z, tag);
@@ -319,8 +325,9 @@ DEVICE void attend(const Step& s, int layer, const Part& part, int position, u32
   block_sync();
 }
 
-// Joins the parts of some dimensions of one head; `piece` counts all sequences' heads and their pieces. A thread takes a pair of dimensions
-// of every JOIN_GROUPS-th part, and asks for several before it looks at the first: a look takes most of a microsecond.
+// Joins the parts of some dimensions of one head; `piece` counts all sequences' heads and their pieces. A thread takes a
+// pair of dimensions of every JOIN_GROUPS-th part, and asks for several before it looks at the first: a look takes most
+// of a microsecond.
 DEVICE void join(const Step& s, int piece, int splits, u32 tag, AttentionScratch& a) {
   const int head = piece / JOINS, group = thread() / JOIN_PAIRS, pair = thread() % JOIN_PAIRS;
   const int d = (piece % JOINS * JOIN_PAIRS + pair) * 2;
@@ -365,7 +372,7 @@ DEVICE void join(const Step& s, int piece, int splits, u32 tag, AttentionScratch
       total = fmaf(one[2 * JOIN_PAIRS + 1], factor, total);
       x = fmaf(one[2 * pair], factor, x), y = fmaf(one[2 * pair + 1], factor, y);
     }
-    u64* to = s.attended + (head * HEAD_DIM + d) / 4;
+    u64* to = attended(s, head, d);
     send_pairs(to, divide_fast(x, total), divide_fast(y, total), tag, group == 0);
   }
   block_sync();

@@ -5,9 +5,9 @@
 // rounds to fit, is the tag's lowest: it tells this layer's numbers from the layer's before, and nothing older is left.
 //
 // A buffer is written once a layer, and tags count layers through all steps. Nobody can write the next layer's numbers
-// while somebody still waits for this one's: every block sends a part of `inner`, and only after it has received all that
-// comes before; those who receive `inner` send `from_down` after it; and all that the next layer sends depends on all of
-// both.
+// while somebody still waits for this one's: every block sends a part of `inner`, and only after it has received all
+// that comes before; those who receive `inner` send `from_down` after it; and all that the next layer sends depends on
+// all of both.
 
 // What was asked for at once is looked at from the last to the first: so all is asked for before anything is waited for,
 // which the compiler would not do by itself.
@@ -18,7 +18,7 @@ struct Packets {
   DEVICE bool there() const { return FREE || differing == 0; }
 };
 
-struct Quads {
+struct Quads {  // or others whose lowest bit tells
   u32 differing = 0;
 
   DEVICE void look(u64 quad, u32 tag) { differing = or_differing(differing, (u32)quad, tag); }
@@ -57,9 +57,9 @@ DEVICE void delay() {
   if (DELAY) nap((cycles() + 977 * block() + 71 * warp()) * 2654435761u % (DELAY + 1));
 }
 
-// Waits for `n` pairs of quads of each sequence, which lie `apart`: `take(sequence, i, a, b)` is called for pair i.
+// Waits for `n` pairs of quads of each sequence: `take(sequence, i, a, b)` is called for pair i.
 template <int n, class Take>
-DEVICE void receive(const u64* from, int apart, u32 tag, Take take) {
+DEVICE void receive(const u64* from, u32 tag, Take take) {
   constexpr int all = n * SEQUENCES, rounds = (all + THREADS - 1) / THREADS, at_once = rounds < 12 ? rounds : 12;
   NO_UNROLL
   for (int base = thread(); base < all; base += at_once * THREADS) {
@@ -70,7 +70,7 @@ DEVICE void receive(const u64* from, int apart, u32 tag, Take take) {
       for (int k = 0; k < at_once; ++k) {
         const int i = base + k * THREADS;
         a[k] = b[k] = tag;
-        if (i < all) load_packets(from + (SEQUENCES > 1 ? i / n * apart + i % n * 2 : 2 * i), a[k], b[k]);
+        if (i < all) load_packets(from + 2 * i, a[k], b[k]);
       }
       quads = Quads();
       UNROLL

@@ -180,8 +180,8 @@ DEVICE void hand_over(float* mine, int first, const float (&y)[tiles][2][LANE_CO
 
 // `count` tiles of the stream from `at` on times the vectors x in shared memory; `at` moves on behind them. Units are
 // dealt out to the warps, and their sums meet in `partial`, [SUMS_HALVES][TILES][WARPS][SEQUENCES][SUMS_ROW]. Then
-// `done(tile, sequence, row, y)` is called by one of the first `groups` groups for each tile and sequence, row = lane % 16,
-// and by the rest of their warp with tile = `count`. `mark` hears of places.
+// `done(tile, sequence, row, y)` is called by one of the first `groups` groups for each tile and sequence, with
+// row = lane % 16, and by other threads of its warp with tile = `count`. `mark` hears of places.
 template <int bits, int inputs, int unit_inputs, int groups, class Mark, class Done>
 DEVICE void multiply(
     Ring& ring, u32& at, const u32* x, int batch, int count, float* partial, Mark mark, Done done) {
@@ -272,12 +272,16 @@ DEVICE void multiply(
         for (int w = 0; w < (T::units < WARPS ? T::units : WARPS); ++w) y[k] += from[w * WARP_SUMS];
         if (bits == 8) y[k] *= *(const float*)ring.at(ends + 4 * (tile * ROWS + row));
       }
-      UNROLL
-      for (int k = 0; k < at_a_time; ++k) {
-        const int before = base + k * groups, item = before + group();
-        if (before + 2 * warp() >= items) continue;  // a whole warp
+      const auto finish = [&](int k) {
+        const int item = base + k * groups + group();
         const bool whole = item < items && group() < groups;
         done(whole ? first + item / SEQUENCES : count, item % SEQUENCES, row, y[k]);
+      };
+      if (at_a_time == 1 || items - base <= groups) {
+        if (base + 2 * warp() < items) finish(0);  // whole warps
+      } else {  // one's latencies behind the others'
+        UNROLL
+        for (int k = 0; k < at_a_time; ++k) finish(k);
       }
     }
     if (SUMS_HALVES == 2) sums = sums == partial ? partial + TILES * TILE_SUMS : partial;

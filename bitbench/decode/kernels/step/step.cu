@@ -4,8 +4,8 @@
 // step lies in memory as one stream in the order of its reading (stream.py), copied ahead through a ring in shared
 // memory (ring.cuh). A layer is five phases: norm and q, k, v | norms and rotation of heads, attention | o | norm, gate
 // and up | down. After the layers come norm, lm_head and the argmax. Between two phases the blocks hand numbers on to
-// one another in words that say whether they are there (exchange.cuh); nothing else synchronises them. Every block keeps the whole residual
-// in float32 registers and adds to it what o and down send.
+// one another in words that say whether they are there (exchange.cuh); nothing else synchronises them. Every block keeps
+// the whole residual in float32 registers and adds to it what o and down send.
 //
 // All blocks must run at once: as many as there are multiprocessors, one on each. The plain reference is forward.py.
 
@@ -29,8 +29,8 @@ enum { QKV, O, GATE_UP, DOWN, HEAD, NUM_PRODUCTS };
 // What a block multiplies: tiles `first` to `first` + `count` of each matrix, `batch` of them between two
 // synchronisations. A tile of o or down is one of a part of the inputs: those of the first part come first, and a block
 // has tiles of one part only. O_PARTS are 1 or the key heads: then a block attends for its part itself, as long as the
-// context is short and there is one sequence, and needs no other block for it. A block that multiplies nothing is for attention alone.
-// `head_offset` is where in its stream lm_head begins.
+// context is short and there is one sequence, and needs no other block for it. A block that multiplies nothing is for
+// attention alone. `head_offset` is where in its stream lm_head begins.
 struct Share {
   int first[NUM_PRODUCTS], count[NUM_PRODUCTS], batch[NUM_PRODUCTS];
   int num_granules, head_offset;
@@ -48,12 +48,12 @@ struct Share {
   FIELD(u16*, keys)              /* [LAYERS][SEQUENCES][KV_HEADS][context][HEAD_DIM] */                               \
   FIELD(u16*, values)            /* [LAYERS][SEQUENCES][KV_HEADS][HEAD_DIM][context] */                               \
   FIELD(u64*, qkv)               /* packets: [SEQUENCES][QKV_SIZE] */                                                 \
-  FIELD(u64*, attended)          /* quads: [SEQUENCES][Q_SIZE / 4] */                                                 \
+  FIELD(u64*, attended)          /* quads: [O_PARTS][SEQUENCES][O_INPUTS / 4] */                                      \
   FIELD(u64*, from_o)            /* quads: [O_PARTS][SEQUENCES][HIDDEN / 4] */                                        \
-  FIELD(u64*, inner)             /* quads: [SEQUENCES][INTER / 4] */                                                  \
+  FIELD(u64*, inner)             /* quads: [DOWN_PARTS][SEQUENCES][DOWN_INPUTS / 4] */                                \
   FIELD(u64*, from_down)         /* quads: [DOWN_PARTS][SEQUENCES][HIDDEN / 4] */                                     \
   FIELD(u64*, parts)             /* packets: [SEQUENCES][HEADS][max_splits][HEAD_DIM + 2] */                          \
-  FIELD(u64*, best)              /* packets: [blocks][SEQUENCES][2], a block's largest logit in order and its ~row */ \
+  FIELD(u64*, best)              /* [SEQUENCES][blocks, rounded up to even]: a block's largest logit and its row */    \
   FIELD(float*, logits)          /* [SEQUENCES][VOCAB] */                                                             \
   FIELD(int*, token)             /* [SEQUENCES]: to read first; replaced by those chosen last */                      \
   FIELD(int*, position)          /* of these; moves on */                                                             \
@@ -251,11 +251,13 @@ DEVICE void embedded(const Step& s, int token, int i, float& x, float& y) {
 
 // ---- lm_head ------------------------------------------------------------------------------------------------------
 
-// Larger logits first, and of equal ones the smaller row, as argmax does: both in one number that compares so.
+// Larger logits first, and of equal ones the smaller row, as argmax does: both in one number that compares so. Its lowest
+// bit is left to the exchange.
 DEVICE u64 ranked(float logit, int row) {
   const u32 raw = as_bits(logit);
-  return (u64)(raw & 0x80000000u ? ~raw : raw | 0x80000000u) << 32 | (u32)~row;
+  return (u64)(raw & 0x80000000u ? ~raw : raw | 0x80000000u) << 32 | (u32)~row << 1;
 }
+DEVICE int row_of(u64 ranked) { return (int)(~(u32)ranked >> 1); }
 
 // The largest that the threads of a sequence's groups have; every thread gets those of all sequences.
 DEVICE void block_most(u64 v, u64 (&most)[SEQUENCES], Shared& m) {
@@ -275,47 +277,45 @@ DEVICE void block_most(u64 v, u64 (&most)[SEQUENCES], Shared& m) {
 }
 
 // The row with the largest logit of all blocks, for each sequence; `best` is the largest of this thread's rows and its
-// group's sequence. What the block wrote into the cache is seen by all after it.
+// group's sequence, `tag` the number of the step. What the block wrote into the cache is seen by all after it.
 DEVICE void choose(const Step& s, u64 best, u32 tag, int (&token)[SEQUENCES], Shared& m) {
-  constexpr int apart = ONE_SEQUENCE / SEQUENCES * ROWS, at_once = SEQUENCES > 1 ? SEQUENCES + 1 : 1;
+  constexpr int apart = ONE_SEQUENCE / SEQUENCES * ROWS, at_once = (SEQUENCES + 2) / 2;
+  const int pairs = (num_blocks() + 1) / 2, sequence = group() % SEQUENCES;
   u64 most[SEQUENCES];
   block_most(best, most, m);
   if (thread() == 0) {
     fence_all_blocks();
     UNROLL
-    for (int b = 0; b < SEQUENCES; ++b) {
-      u64* to = s.best + 2 * (block() * SEQUENCES + b);
-      send(to, (u32)(most[b] >> 32), tag), send(to + 1, (u32)most[b], tag);
-    }
+    for (int b = 0; b < SEQUENCES; ++b) store_packet(s.best + b * 2 * pairs + block(), most[b] | (tag & 1));
   }
   best = 0;
-  const int sequence = group() % SEQUENCES;
-  const int first = group() < ONE_SEQUENCE ? group() / SEQUENCES * ROWS + thread() % ROWS : num_blocks();
-  for (int from = first; from < num_blocks(); from += at_once * apart) {
+  const int first = group() < ONE_SEQUENCE ? group() / SEQUENCES * ROWS + thread() % ROWS : pairs;
+  for (int from = first; from < pairs; from += at_once * apart) {
     u64 a[at_once], b[at_once];
-    Packets packets;
+    Quads words;
     do {
       UNROLL
       for (int k = 0; k < at_once; ++k) {
-        const int one = from + k * apart;
-        a[k] = b[k] = (u64)tag << 32;
-        if (one < num_blocks()) load_packets(s.best + 2 * (one * SEQUENCES + sequence), a[k], b[k]);
+        const int pair = from + k * apart;
+        a[k] = b[k] = tag & 1;
+        if (pair < pairs) load_packets(s.best + 2 * (sequence * pairs + pair), a[k], b[k]);
+        if (2 * pair + 1 >= num_blocks()) b[k] = tag & 1;  // nobody's
       }
-      packets = Packets();
+      words = Quads();
       UNROLL
-      for (int k = at_once - 1; k >= 0; --k) packets.look(b[k], tag), packets.look(a[k], tag);
-    } while (!packets.there());
+      for (int k = at_once - 1; k >= 0; --k) words.look(b[k], tag), words.look(a[k], tag);
+    } while (!words.there());
     UNROLL
     for (int k = 0; k < at_once; ++k) {
-      const u64 one = a[k] << 32 | (u32)b[k];
-      best = one > best ? one : best;
+      best = a[k] > best ? a[k] : best;
+      best = b[k] > best ? b[k] : best;
     }
   }
   fence_all_blocks();
   block_sync();  // everybody has read m.best
   block_most(best, most, m);
   UNROLL
-  for (int b = 0; b < SEQUENCES; ++b) token[b] = (int)~(u32)most[b];
+  for (int b = 0; b < SEQUENCES; ++b) token[b] = row_of(most[b]);
 }
 
 // ---- the kernel ---------------------------------------------------------------------------------------------------
@@ -330,7 +330,8 @@ struct Product {
 
 DEVICE bool attends_itself(int splits) { return SEQUENCES == 1 && O_PARTS > 1 && splits == 1; }
 
-// What a product multiplies by, into m.x, one sequence's after another's; where a block attends for itself, o's is there already.
+// What a product multiplies by, into m.x, one sequence's after another's; where a block attends for itself, o's is
+// there already.
 template <int which>
 DEVICE void vector_of(const Step& s, Residual& r, Shared& m, int layer, int splits, u32 tag) {
   const int first = m.share.first[which], count = m.share.count[which];
@@ -339,9 +340,8 @@ DEVICE void vector_of(const Step& s, Residual& r, Shared& m, int layer, int spli
     constexpr int inputs = Product<which>::inputs;
     if (which == O && attends_itself(splits)) return;
     const int part = first / (HIDDEN / 16);
-    constexpr int apart = (which == O ? Q_SIZE : INTER) / 4;
-    const u64* from = (which == O ? s.attended : s.inner) + part * (inputs / 4);
-    receive<inputs / 8>(from, apart, tag, [&](int sequence, int i, u64 a, u64 b) {
+    const u64* from = (which == O ? s.attended : s.inner) + part * SEQUENCES * (inputs / 4);
+    receive<inputs / 8>(from, tag, [&](int sequence, int i, u64 a, u64 b) {
       *(Words*)(m.x + sequence * vector_words(inputs) + 4 * i) = {(u32)a, (u32)(a >> 32), (u32)b, (u32)(b >> 32)};
     });
     stamp(s, layer, which, 1);
@@ -381,7 +381,9 @@ DEVICE u64 product(const Step& s, Ring& ring, u32& at, Residual& r, Shared& m, i
         if constexpr (which == GATE_UP) {
           // Rows 0 to 7 of a tile are of gate, 8 to 15 the same of up.
           const float up = from_lane(y, 8), inner = divide_fast(y, 1.0f + exp2_fast(-LOG2_E * y)) * up;
-          send_four(s.inner + sequence * (INTER / 4) + (first + tile) * 2 + row / 4, inner, tag, whole && row < 8);
+          const int at = (first + tile) * 2, part = at / (DOWN_INPUTS / 4);  // in quads
+          u64* to = s.inner + (part * (SEQUENCES - 1) + sequence) * (DOWN_INPUTS / 4) + at;
+          send_four(to + row / 4, inner, tag, whole && row < 8);
         } else if constexpr (which == HEAD) {
           const int of_all = (first + tile) * 16 + row;
           if (!whole || of_all >= VOCAB) return;
@@ -457,7 +459,7 @@ DEVICE void decode(const Step& s, Ring& ring, Shared& m) {
       NO_UNROLL
       for (int layer = 0; layer < LAYERS; ++layer, ++tag) attention(s, m, layer, position, splits, tag);
     }
-    choose(s, best, tag, token, m);
+    choose(s, best, epoch + step + 1, token, m);
     stamp(s, LAYERS, HEAD, 9);
     if (block() == 0 && thread() == 0) {
       UNROLL
