@@ -5,10 +5,11 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from bitbench.decode.config import DecoderConfig
+from bitbench.decode.cuda_source import compiled, fields, source
 from bitbench.decode.deal import down_parts
 from bitbench.decode.forward import Forward
 from bitbench.decode.prompts import Prompts
-from bitbench.decode.step_source import NUM_WARPS, fields, macros, source
+from bitbench.decode.step_source import FILE, NUM_WARPS, macros
 from bitbench.decode.steps import FirstOfAll
 from bitbench.decode.stream import GRANULE, Blocks, Streams, streamed
 from bitbench.decode.tiles import MOST_TILES, ROWS
@@ -249,16 +250,13 @@ def on_cuda(
     check(forward.config, (properties.major, properties.minor), batch_size)
     shape = geometry(forward.config, properties.multi_processor_count, num_warps, num_sequences=batch_size)
     kernel = StepKernel(forward, device, room, shape, _never)
-    text, options = source(), {**kernel.macros(), **(extra or {})}
-    compiled = torch.cuda._compile_kernel(
-        text, "decode_steps", nvcc_options=["--std=c++17", *(f"-D{name}={value}" for name, value in options.items())]
-    )
-    names = fields(text)
+    text, options = source(FILE), {**kernel.macros(), **(extra or {})}
+    run, names = compiled(text, "decode_steps", options), fields(text)
     inputs = multiplied_inputs(forward.config, shape.multiplying.count, shape.o_parts)
     shared = GRANULE * shape.num_granules + _TAIL + shared_bytes(forward.config, inputs, num_warps, batch_size)
-    compiled.set_shared_memory_config(shared)
+    run.set_shared_memory_config(shared)
     grid, block = (shape.num_blocks, 1, 1), (32 * (num_warps + 1 + int(options.get("PROFILE", "0"))), 1, 1)
-    kernel.launch = lambda arguments: compiled(grid, block, [*(arguments[name] for name in names), 0], shared)
+    kernel.launch = lambda arguments: run(grid, block, [*(arguments[name] for name in names), 0], shared)
     return kernel
 
 

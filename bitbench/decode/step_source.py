@@ -1,45 +1,23 @@
-"""The source of the step kernel as one text, and the sizes it is compiled for."""
+"""Which step kernel: its source's name in a record, and the sizes it is compiled for."""
 
 import hashlib
-import re
-from pathlib import Path
 from typing import Any
 
 from bitbench.decode.config import DecoderConfig
+from bitbench.decode.cuda_source import source
 from bitbench.decode.matrix import Dense, Int8Rows, Matrix
 from bitbench.decode.weights import Weights
 
-FOLDER = Path(__file__).parent / "kernels" / "step"
+FILE = "step.cu"
 NUM_WARPS = 7
 """That multiply; the producer is one more. Eight in all leave a thread more registers than nine, and of the 28 units of
 a row of 896 or 3,584 inputs each warp has as many as the others.
 """
-_FIELD = re.compile(r"FIELD\([^,]+, (\w+)\)")
-_INCLUDE = re.compile(r'^#include "([\w.]+)"$', re.MULTILINE)
-
-
-def source(folder: Path = FOLDER, device: Path | None = None) -> str:
-    """step.cu with the files it includes in their places. `device` stands for another device.cuh than the GPU's."""
-
-    def included(match: re.Match[str]) -> str:
-        name = match[1]
-        return _INCLUDE.sub(included, _text(device if device and name == "device.cuh" else folder / name))
-
-    return _INCLUDE.sub(included, _text(folder / "step.cu"))
-
-
-def _text(path: Path) -> str:
-    return path.read_text(encoding="utf-8")
-
-
-def fields(text: str) -> tuple[str, ...]:
-    """The names of the kernel's arguments, in order."""
-    return tuple(_FIELD.findall(text))
 
 
 def source_hash() -> str:
     """Identifies the kernel's source in a record."""
-    return hashlib.sha256(source().encode()).hexdigest()[:12]
+    return hashlib.sha256(source(FILE).encode()).hexdigest()[:12]
 
 
 def macros(config: DecoderConfig, weights: Weights) -> dict[str, str]:

@@ -1,4 +1,5 @@
-"""A matrix that lies in the step kernel's streams and nowhere else: for prompts its tiles are gathered again.
+"""A matrix that lies in the step kernel's streams and nowhere else: for prompts its tiles are gathered again, on a GPU
+by a kernel.
 
 Shapes as in tiles.py.
 """
@@ -7,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from bitbench.decode import gather_kernel
 from bitbench.decode.matrix import Dense, Int4Groups, Int8Rows, Matrix, with_rows
 from bitbench.decode.tiles import ROWS, unpacked
 
@@ -62,10 +64,7 @@ class Streamed:
 
     def plain(self) -> Matrix:
         """With memory of its own."""
-        found = self._of_tiles(slice(None))
-        if self.pairs:
-            found = _apart(found, self.pairs)
-        return _first_rows(found, self.shape[0])
+        return self._plain(slice(None), self.shape[0])
 
     def dequantized(self) -> Any:
         """As of the plain one."""
@@ -73,7 +72,7 @@ class Streamed:
 
     def in_type(self, dtype: Any) -> Any:
         """As of the plain one."""
-        return self.plain().in_type(dtype)
+        return self._in_type(slice(None), self.shape[0], dtype)
 
     def in_pieces(self, dtype: Any) -> Iterator[Any]:
         """The same, some rows at a time where there are very many."""
@@ -82,8 +81,8 @@ class Streamed:
             yield self.in_type(dtype)
             return
         for first in range(0, count, _TILES_AT_ONCE):
-            piece = self._of_tiles(slice(first, first + _TILES_AT_ONCE))
-            yield _first_rows(piece, self.shape[0] - ROWS * first).in_type(dtype)
+            left = self.shape[0] - ROWS * first
+            yield self._in_type(slice(first, first + _TILES_AT_ONCE), min(left, ROWS * _TILES_AT_ONCE), dtype)
 
     def rows(self, index_N: Any) -> Any:
         """As of the plain one, by the tiles that they lie in."""
@@ -95,6 +94,28 @@ class Streamed:
             tiles = self._of_tiles(index // ROWS)
             found.append(tiles.rows(torch.arange(len(index), device=index.device) * ROWS + index % ROWS))
         return torch.cat(found)
+
+    def _in_type(self, tiles: slice, num_rows: int, dtype: Any) -> Any:
+        """Of all tiles, or some of a matrix that is neither cut nor of pairs: [num_rows, I]."""
+        import torch
+
+        options = gather_kernel.macros(self.kind, self.dtype, self.unit, dtype) if self.packed.is_cuda else None
+        if options is None:
+            return self._plain(tiles, num_rows).in_type(dtype)
+        out_OI = torch.empty(num_rows, self.shape[1], dtype=dtype, device=self.packed.device)
+        gather_kernel.launch(self.gathering(tiles, out_OI), options)
+        return out_OI
+
+    def gathering(self, tiles: slice, out_OI: Any) -> dict[str, Any]:
+        """The arguments of gather_kernel for `_in_type`."""
+        units_TU, ends_T = self.units_TU[tiles], self.ends_T[tiles]
+        return gather_kernel.arguments(
+            self.packed, units_TU, ends_T, out_OI, num_parts=self.num_parts, pairs=self.pairs
+        )
+
+    def _plain(self, tiles: slice, num_rows: int) -> Matrix:
+        found = self._of_tiles(tiles)
+        return _first_rows(_apart(found, self.pairs) if self.pairs else found, num_rows)
 
     def _of_tiles(self, tiles: Any) -> Matrix:
         units_TUZ = self._gathered(self.units_TU[tiles], self.unit_bytes)

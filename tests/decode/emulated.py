@@ -1,16 +1,18 @@
-"""The step kernel on an emulated device: compiled for the CPU with emulator/device.cuh in place of the GPU's."""
+"""CUDA kernels on an emulated device: compiled for the CPU with emulator/device.cuh in place of the GPU's."""
 
 import ctypes
 import shutil
 import subprocess
+from collections.abc import Callable, Mapping
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 import torch
 
+from bitbench.decode.cuda_source import fields, source
 from bitbench.decode.decoder import Decoder
 from bitbench.decode.step_kernel import Geometry, StepKernel
-from bitbench.decode.step_source import fields, source
 
 HERE = Path(__file__).parent / "emulator"
 COMPILER = shutil.which("g++") or shutil.which("clang++")
@@ -31,27 +33,37 @@ def emulated(
     # A short ring, that it goes round often.
     shape = Geometry(num_blocks, attending, o_parts, num_warps, 12, num_sequences)
     kernel = StepKernel(decoder.forward, "cpu", room, shape, lambda _: None)
-    folder.mkdir(exist_ok=True)
-    text = source(device=HERE / "device.cuh")
-    library = folder / "emulated.so"
-    (folder / "emulated.cc").write_text(text + (HERE / "run.cc").read_text(encoding="utf-8"), encoding="utf-8")
-    options = [f"-D{name}={value}" for name, value in kernel.macros().items()]
-    command = [COMPILER, "-std=c++17", "-O1", "-w", "-shared", "-fPIC", *options, "emulated.cc", "-o", library.name]
-    subprocess.run(command, cwd=folder, check=True)
-    run = ctypes.CDLL(str(library)).run
-    seeds = count(seed)
+    run, seeds = compiled("step.cu", "run.cc", kernel.macros(), folder), count(seed)
 
-    def launch(arguments) -> None:
-        step = _struct({name: arguments[name] for name in fields(text)})
-        assert run(ctypes.byref(step), num_blocks, next(seeds)) == 0, "blocks wait for one another"
+    def launch(arguments: Mapping[str, Any]) -> None:
+        assert run(arguments, num_blocks, next(seeds)) == 0, "blocks wait for one another"
 
     kernel.launch = launch
     return kernel
 
 
-def _struct(values: dict) -> ctypes.Structure:
-    """`struct Step` of the kernel."""
+def compiled(
+    name: str, runner: str, macros: Mapping[str, str], folder: Path
+) -> Callable[[Mapping[str, Any], int, int], int]:
+    """A kernel's source with what runs it: called with the arguments by name, the number of blocks and a seed."""
+    folder.mkdir(exist_ok=True)
+    text, library = source(name, device=HERE / "device.cuh"), folder / f"{name}.so"
+    (folder / f"{name}.cc").write_text(text + (HERE / runner).read_text(encoding="utf-8"), encoding="utf-8")
+    options = [f"-D{key}={value}" for key, value in macros.items()]
+    command = [COMPILER, "-std=c++17", "-O1", "-w", "-shared", "-fPIC", *options, f"{name}.cc", "-o", library.name]
+    subprocess.run(command, cwd=folder, check=True)
+    run = ctypes.CDLL(str(library)).run
+
+    def call(arguments: Mapping[str, Any], blocks: int, seed: int) -> int:
+        found: int = run(ctypes.byref(_struct({n: arguments[n] for n in fields(text)})), blocks, seed)
+        return found
+
+    return call
+
+
+def _struct(values: dict[str, Any]) -> ctypes.Structure:
+    """The kernel's arguments as its source has them."""
     tensors = {name: isinstance(value, torch.Tensor) for name, value in values.items()}
     kinds = [(name, ctypes.c_void_p if tensors[name] else ctypes.c_int) for name in values]
-    step = type("Step", (ctypes.Structure,), {"_fields_": kinds})
+    step = type("Arguments", (ctypes.Structure,), {"_fields_": kinds})
     return step(*(value.data_ptr() if tensors[name] else value for name, value in values.items()))

@@ -64,6 +64,21 @@ def test_logits_and_tokens_are_the_plain_decoders(source, tmp_path, method):
 
 
 @torch.inference_mode()
+@pytest.mark.parametrize("method", METHODS)
+def test_the_gather_kernel_makes_the_plain_matrices(source, tmp_path, method):
+    folder = source
+    if method.startswith("awq"):
+        folder = tmp_path / "awq"
+        write_awq(folder, source, group_size=64)
+    decoder = load(folder, method, "cuda:0")
+    on_cuda(decoder.forward, "cuda:0", 64)
+    weights = decoder.forward.weights  # in streams now
+    for matrix in (weights.head, *(getattr(x, n) for x in weights.layers for n in ("qkv", "o", "gate_up", "down"))):
+        found = torch.cat(list(matrix.in_pieces(decoder.dtype)))
+        assert torch.equal(found, matrix.plain().in_type(decoder.dtype))
+
+
+@torch.inference_mode()
 @pytest.mark.parametrize("batch_size", [2, 5, 8])
 @pytest.mark.parametrize("method", METHODS)
 def test_a_batch_is_decoded_as_each_of_its_sequences(small_source, tmp_path, method, batch_size):

@@ -4,11 +4,12 @@ import numpy as np
 import pytest
 import torch
 
-from bitbench.decode import load
+from bitbench.decode import gather_kernel, load
 from bitbench.decode.deal import Tiles, deal
-from bitbench.decode.matrix import Dense, int4_groups, int8_rows
+from bitbench.decode.matrix import Dense, Int4Groups, Int8Rows, int4_groups, int8_rows
 from bitbench.decode.stream import GRANULE, Blocks, streamed
 from bitbench.decode.tiles import ROWS, parts
+from tests.decode.emulated import COMPILER, compiled
 from tests.decode.test_decoder import write_awq
 from tests.engines.tiny import write_tiny
 
@@ -159,3 +160,39 @@ def test_groups_that_were_cut_for_parts_of_o_stay_cut(tmp_path):
     plain = decoder.forward.weights
     whole = streamed(streamed(plain, decoder.config, Blocks(3, 4, 32_768), 2), decoder.config, Blocks(3, 4, 32_768), 1)
     assert torch.equal(whole.layers[0].o.dequantized(), plain.layers[0].o.dequantized())
+
+
+@pytest.mark.skipif(not COMPILER, reason="needs a C++ compiler")
+@pytest.mark.parametrize("method", ["fp16", "bf16", "int8-wo", "awq-int4", "awq-int4-head8"])
+@pytest.mark.parametrize("o_parts", [1, 2])
+def test_the_gather_kernel_makes_the_plain_matrices(tmp_path, method, o_parts):
+    decoder = model(tmp_path, method)
+    plain = decoder.forward.weights
+    found = streamed(plain, decoder.config, Blocks(40, 4, 16_384), o_parts)  # down is cut too
+    run = {}
+    for ours, theirs in [
+        (found.head, plain.head),
+        *(
+            (getattr(a, n), getattr(b, n))
+            for a, b in zip(found.layers, plain.layers, strict=True)
+            for n in ("qkv", "o", "gate_up", "down")
+        ),
+    ]:
+        options = gather_kernel.macros(ours.kind, ours.dtype, ours.unit, decoder.dtype)
+        key = tuple(options.items())
+        if key not in run:
+            run[key] = compiled("gather.cu", "gather.cc", options, tmp_path / str(len(run)))
+        out = torch.full(theirs.shape, float("nan"), dtype=decoder.dtype)
+        run[key](ours.gathering(slice(None), out), 3, 0)
+        assert torch.equal(out, theirs.in_type(decoder.dtype))
+    piece = torch.full((100, decoder.config.hidden_size), float("nan"), dtype=decoder.dtype)
+    options = gather_kernel.macros(found.head.kind, found.head.dtype, found.head.unit, decoder.dtype)
+    run[tuple(options.items())](found.head.gathering(slice(4, 11), piece), 3, 0)
+    assert torch.equal(piece, plain.head.in_type(decoder.dtype)[64:164])
+
+
+def test_the_gather_kernel_leaves_other_types_to_torch():
+    assert gather_kernel.macros(Dense, torch.float16, 64, torch.float32) is None
+    assert gather_kernel.macros(Dense, torch.float16, 64, torch.bfloat16) is None
+    assert gather_kernel.macros(Int4Groups, None, 64, torch.bfloat16) is None
+    assert gather_kernel.macros(Int8Rows, None, 64, torch.bfloat16) == {"BITS": "8", "UNIT": "64", "BF16": "1"}
