@@ -36,14 +36,18 @@ def small_source(request, tmp_path_factory):
     return write_tiny(tmp_path_factory.mktemp(request.param) / "m", kind, max_position_embeddings=8192, **config)
 
 
+def stored(source, method, folder):
+    """The checkpoint as a method needs it."""
+    if not method.startswith("awq"):
+        return source
+    write_awq(folder / "awq", source, group_size=64)
+    return folder / "awq"
+
+
 @torch.inference_mode()
 @pytest.mark.parametrize("method", METHODS)
 def test_logits_and_tokens_are_the_plain_decoders(source, tmp_path, method):
-    folder = source
-    if method.startswith("awq"):
-        folder = tmp_path / "awq"
-        write_awq(folder, source, group_size=64)
-    rounded = load(folder, method, "cuda:0")
+    rounded = load(stored(source, method, tmp_path), method, "cuda:0")
     exact = rounded.in_float32()
     kernel = on_cuda(rounded.forward, "cuda:0", 4096)
     for prompt_len in (40, 7, 250, 700, 4000):
@@ -66,11 +70,7 @@ def test_logits_and_tokens_are_the_plain_decoders(source, tmp_path, method):
 @torch.inference_mode()
 @pytest.mark.parametrize("method", METHODS)
 def test_the_gather_kernel_makes_the_plain_matrices(source, tmp_path, method):
-    folder = source
-    if method.startswith("awq"):
-        folder = tmp_path / "awq"
-        write_awq(folder, source, group_size=64)
-    decoder = load(folder, method, "cuda:0")
+    decoder = load(stored(source, method, tmp_path), method, "cuda:0")
     on_cuda(decoder.forward, "cuda:0", 64)
     weights = decoder.forward.weights  # in streams now
     for matrix in (weights.head, *(getattr(x, n) for x in weights.layers for n in ("qkv", "o", "gate_up", "down"))):
@@ -82,11 +82,7 @@ def test_the_gather_kernel_makes_the_plain_matrices(source, tmp_path, method):
 @pytest.mark.parametrize("batch_size", [2, 5, 8])
 @pytest.mark.parametrize("method", METHODS)
 def test_a_batch_is_decoded_as_each_of_its_sequences(small_source, tmp_path, method, batch_size):
-    folder = small_source
-    if method.startswith("awq"):
-        folder = tmp_path / "awq"
-        write_awq(folder, small_source, group_size=64)
-    rounded = load(folder, method, "cuda:0")
+    rounded = load(stored(small_source, method, tmp_path), method, "cuda:0")
     exact = rounded.in_float32()
     kernel = on_cuda(rounded.forward, "cuda:0", 4096, batch_size=batch_size)
     for prompt_len in (40, 250, 3000):
