@@ -2,7 +2,7 @@
 
 from typing import Any, Literal
 
-from bitbench.decode import step_kernel, step_source, triton_steps
+from bitbench.decode import geometry, step_kernel, step_source, triton_steps
 from bitbench.decode.config import DecoderConfig
 from bitbench.decode.forward import Forward
 from bitbench.decode.matrix import Fp8Rows
@@ -35,8 +35,8 @@ def _step_kernel_runs(
     config: DecoderConfig, capability: tuple[int, int], multiprocessors: int, batch_size: int
 ) -> bool:
     try:
-        step_kernel.check(config, capability, batch_size)
-        step_kernel.geometry(config, multiprocessors, num_sequences=batch_size)
+        geometry.check(config, capability, batch_size)
+        geometry.geometry(config, multiprocessors, num_sequences=batch_size)
     except Unsupported:
         return False
     return True

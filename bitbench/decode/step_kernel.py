@@ -4,134 +4,22 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from bitbench.decode.config import DecoderConfig
 from bitbench.decode.cuda_source import compiled, fields, source
-from bitbench.decode.deal import down_parts
 from bitbench.decode.forward import Forward
+from bitbench.decode.geometry import Geometry, check, geometry, in_flight
 from bitbench.decode.prompts import Prompts
 from bitbench.decode.step_source import FILE, NUM_WARPS, macros
 from bitbench.decode.steps import FirstOfAll
-from bitbench.decode.stream import GRANULE, Blocks, Streams, streamed
-from bitbench.decode.tiles import MOST_TILES, ROWS
+from bitbench.decode.stream import GRANULE, Streams, streamed
 from bitbench.decode.weights import Weights
-from bitbench.facts.errors import Unsupported
 
-_CAPABILITY = (9, 0)
-# Shared memory of a block on these GPUs; what of its beginning the ring repeats at its end (sizes.cuh).
-_SHARED_BYTES = 227 * 1024
-_TAIL = 4096
-MAX_BATCH = 8
-"""A product on tensor cores has so many columns."""
-# More would be missed where the weights are multiplied.
-_MOST_ATTENDING, _MOST_O_PARTS = 8, 4
 _MOST_STEPS = 4096
-# Granules under way at a time, by the bytes of a layer that a block multiplies: what blocks exchange queues up behind
-# more, and with less the memory idles. Measured on an H100 at 57, 113, 226, 890 and 3,530 KB (docs/log.md).
-_IN_FLIGHT = ((2_000_000, 8), (500_000, 4), (150_000, 2), (0, 1))
 _STAMPS = (5, 10)  # NUM_PRODUCTS and PLACES of step.cu
 
 Arguments = Mapping[str, Any]
 """The kernel's arguments by their names: tensors, and integers."""
 Launch = Callable[[Arguments], None]
 """Runs the kernel; on a GPU it only launches."""
-
-
-def check(config: DecoderConfig, capability: tuple[int, int], batch_size: int = 1) -> None:
-    """Raises Unsupported, naming what the kernel can do."""
-    if batch_size > MAX_BATCH:
-        raise Unsupported(f"the step kernel decodes up to {MAX_BATCH} sequences at once, not {batch_size}")
-    if capability < _CAPABILITY:
-        has = ".".join(map(str, capability))
-        raise Unsupported(f"the step kernel needs compute capability 9.0 and this GPU has {has}")
-    if config.head_dim not in (64, 128):
-        raise Unsupported(f"the step kernel supports head sizes 64 and 128, not {config.head_dim}")
-    if config.num_heads % config.num_kv_heads or config.num_heads // config.num_kv_heads > 8:
-        raise Unsupported(
-            f"the step kernel supports up to 8 query heads a key head, not {config.num_heads} to {config.num_kv_heads}"
-        )
-    sizes = (config.hidden_size, config.intermediate_size)
-    if any(size % 32 for size in sizes):
-        raise Unsupported(f"the step kernel needs sizes that are multiples of 32, not {sizes}")
-    if config.group_size % 64:
-        raise Unsupported(f"the step kernel needs groups of a multiple of 64, not {config.group_size}")
-
-
-@dataclass(frozen=True, slots=True)
-class Geometry:
-    """How the kernel is laid out on a GPU: blocks that run at once, how many of them, the last ones, are for attention
-    alone, into how many parts o is cut (1, or the key heads), warps in each that multiply, the length of the ring, and
-    how many sequences are decoded.
-    """
-
-    num_blocks: int
-    num_attending: int
-    o_parts: int
-    num_warps: int
-    num_granules: int
-    num_sequences: int = 1
-
-    @property
-    def multiplying(self) -> Blocks:
-        """Half of the ring at once: while it is worked on, the rest is filled."""
-        return Blocks(self.num_blocks - self.num_attending, self.num_warps, self.num_granules * GRANULE // 2)
-
-    def macros(self) -> dict[str, str]:
-        """As the kernel wants them."""
-        return {
-            "WARPS": str(self.num_warps),
-            "NUM_GRANULES": str(self.num_granules),
-            "SEQUENCES": str(self.num_sequences),
-            "ATTENDING": str(self.num_attending),
-        }
-
-
-def geometry(config: DecoderConfig, num_blocks: int, num_warps: int = NUM_WARPS, *, num_sequences: int = 1) -> Geometry:
-    """At most so many blocks: each that multiplies needs a tile of gate and up, and a thread of each hears of all.
-
-    With few key heads each block that has a part of o attends for it itself; each part is one more vector that every
-    block must read, so with more of them, or of sequences, some blocks attend for all.
-
-    Raises Unsupported where the vectors of so many sequences leave too little shared memory for weights.
-    """
-    heads = config.num_kv_heads
-    few = heads <= _MOST_O_PARTS and (config.q_size // heads) % 32 == 0
-    cut = few and num_sequences == 1
-    attending = heads if not few and heads <= _MOST_ATTENDING else 0
-    count = min(num_blocks, config.intermediate_size // 8 + attending, 32 * num_warps)
-    inputs = multiplied_inputs(config, count - attending, heads if cut else 1)
-    free = _SHARED_BYTES - _TAIL - shared_bytes(config, inputs, num_warps, num_sequences)
-    # What the warps have of a 16-bit matrix at a time (Tile::segment of product.cuh) must fit, and a granule more.
-    if free // GRANULE * GRANULE < 2 * ROWS * min(inputs, 4 * num_warps * 128) + 2 * GRANULE:
-        raise Unsupported(f"the step kernel cannot hold {num_sequences} vectors of {inputs} numbers beside the weights")
-    return Geometry(count, attending, heads if cut else 1, num_warps, min(free // GRANULE, 32), num_sequences)
-
-
-def multiplied_inputs(config: DecoderConfig, num_blocks: int, o_parts: int) -> int:
-    """The longest vector that a block multiplies, parts of those of o and down counted for themselves."""
-    down = config.intermediate_size // down_parts(
-        config.hidden_size, config.intermediate_size, config.group_size or 32, num_blocks
-    )
-    return max(config.hidden_size, config.q_size // o_parts, down)
-
-
-def in_flight(weights: Weights, num_blocks: int) -> int:
-    """Granules that a block has under way at a time."""
-    layer = weights.layers[0]
-    a_block = sum(m.num_bytes for m in (layer.qkv, layer.o, layer.gate_up, layer.down)) / num_blocks
-    return next(granules for least, granules in _IN_FLIGHT if a_block >= least)
-
-
-def shared_bytes(config: DecoderConfig, inputs: int, num_warps: int, num_sequences: int) -> int:
-    """What the kernel keeps in shared memory beside its ring, at most (struct Shared of step.cu); vectors have up to
-    so many inputs.
-    """
-    sums = 2 * ROWS if num_sequences == 1 else num_sequences * (ROWS + 4)
-    partial = 4 * MOST_TILES * num_warps * sums
-    group, head_dim = config.num_heads // config.num_kv_heads, config.head_dim
-    joined = 4 * 4 * 18  # a warp's part of what joins the parts of a long context
-    attention = 16 * (head_dim + 32) + 4 * head_dim + num_warps * (512 + 64 + max(4 * group * head_dim, joined))
-    vectors = num_sequences * (2 * inputs + 64)
-    return 2 * 8 * 32 + (16 + 32) * num_warps + vectors + max(partial, attention) + 384
 
 
 @dataclass(slots=True)
@@ -252,8 +140,7 @@ def on_cuda(
     kernel = StepKernel(forward, device, room, shape, _never)
     text, options = source(FILE), {**kernel.macros(), **(extra or {})}
     run, names = compiled(text, "decode_steps", options), fields(text)
-    inputs = multiplied_inputs(forward.config, shape.multiplying.count, shape.o_parts)
-    shared = GRANULE * shape.num_granules + _TAIL + shared_bytes(forward.config, inputs, num_warps, batch_size)
+    shared = shape.shared_bytes(forward.config)
     run.set_shared_memory_config(shared)
     grid, block = (shape.num_blocks, 1, 1), (32 * (num_warps + 1 + int(options.get("PROFILE", "0"))), 1, 1)
     kernel.launch = lambda arguments: run(grid, block, [*(arguments[name] for name in names), 0], shared)

@@ -12,7 +12,8 @@ import torch
 
 from bitbench.decode.cuda_source import fields, source
 from bitbench.decode.decoder import Decoder
-from bitbench.decode.step_kernel import Geometry, StepKernel
+from bitbench.decode.geometry import Geometry
+from bitbench.decode.step_kernel import StepKernel
 
 HERE = Path(__file__).parent / "emulator"
 COMPILER = shutil.which("g++") or shutil.which("clang++")

@@ -11,7 +11,7 @@ import torch
 
 from bitbench.decode import load
 from bitbench.decode.cuda_source import source
-from bitbench.decode.step_kernel import check, geometry, in_flight
+from bitbench.decode.geometry import check, geometry, in_flight
 from bitbench.facts.errors import Unsupported
 from tests.decode.emulated import COMPILER, emulated
 from tests.decode.test_decoder import write_awq
