@@ -30,7 +30,7 @@ from bitbench.facts.messages import (
 from bitbench.facts.workloads import parse_workload
 from bitbench.measure import gate, harness, quality
 from bitbench.measure.memory import meter
-from bitbench.measure.readings import GATE_AMOUNT, LOGIT_BYTES, Amount, amount, readings
+from bitbench.measure.readings import LOGIT_BYTES, Amount, amount, gate_amount, readings
 from bitbench.measure.reference import LiveReference, Reference, StoredReference, store
 from bitbench.methods import cache
 from bitbench.methods.content_hash import content_hash, text_hash
@@ -163,6 +163,6 @@ def _corpus(text: str | None) -> Corpus:
 
 def _size(task: ReferenceTask | QualityTask) -> Amount:
     if isinstance(task, ReferenceTask) and task.for_gate:
-        return GATE_AMOUNT
+        return gate_amount(task.device)
     size = amount(task.device)
     return size if task.num_positions is None else replace(size, num_positions=task.num_positions)

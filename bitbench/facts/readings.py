@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Sequence
+from itertools import cycle, islice
 
 from bitbench.facts.frozen import Frozen
 from bitbench.facts.quality import PathName
@@ -21,6 +22,11 @@ class ReadText(Frozen):
     def ids(self) -> tuple[int, ...]:
         """All of it."""
         return (*self.prompt, *self.scored)
+
+
+def filled(ids: Sequence[int], length: int) -> list[int]:
+    """A text filled up to so many tokens at its end with what it begins with: no position sees a later one."""
+    return [*ids, *islice(cycle(ids), length - len(ids))]
 
 
 class Reading(Frozen):

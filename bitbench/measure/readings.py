@@ -7,11 +7,13 @@ from bitbench.engines.base import LoadedModel
 from bitbench.facts.corpora import Corpus, windows
 from bitbench.facts.messages import Progress
 from bitbench.facts.quality import PathName
-from bitbench.facts.readings import Reading, Readings, ReadText, digest
+from bitbench.facts.readings import Reading, Readings, ReadText, digest, filled
 from bitbench.facts.workloads import Workload, starting_prompts
 
 CONTINUATIONS = "continuations"
 """The corpus that the reference writes itself: its greedy answers to the protocol's prompts."""
+
+_ANSWERING = "the reference's own answers"
 
 Report = Callable[[Progress], None]
 LOGIT_BYTES = 2
@@ -22,7 +24,8 @@ LOGIT_BYTES = 2
 class Amount:
     """How much is read. Decode path: `num_prompts` continuations of `answer_len` tokens, and `forced_len` tokens of
     `num_beginnings` documents after their first `beginning_len`. Prefill path: `num_positions` in `window`s by
-    `stride`.
+    `stride`. `answers_at_once`: the answers are made by reading all of them anew for each token, which on a GPU, where
+    the host sets the pace, takes a tenth of the time of one token of one answer after another.
     """
 
     window: int
@@ -33,6 +36,7 @@ class Amount:
     num_beginnings: int = 20
     beginning_len: int = 32
     forced_len: int = 17
+    answers_at_once: bool = False
 
     @property
     def num_forced(self) -> int:
@@ -62,7 +66,7 @@ class Amount:
 
 # 512 decode positions, many short texts rather than a few long ones: texts are the blocks of the interval.
 CPU_AMOUNT = Amount(window=256, stride=256, num_positions=2_560)
-GPU_AMOUNT = Amount(window=512, stride=512, num_positions=50_000)
+GPU_AMOUNT = Amount(window=512, stride=512, num_positions=50_000, answers_at_once=True)
 GATE_AMOUNT = Amount(window=256, stride=256, num_positions=0, num_prompts=4, answer_len=17, num_beginnings=0)
 """What is read before timing: 64 positions of the reference's own answers, some seconds of the slowest method."""
 
@@ -70,6 +74,11 @@ GATE_AMOUNT = Amount(window=256, stride=256, num_positions=0, num_prompts=4, ans
 def amount(device: str) -> Amount:
     """The default on this device."""
     return CPU_AMOUNT if device == "cpu" else GPU_AMOUNT
+
+
+def gate_amount(device: str) -> Amount:
+    """What is read before timing on this device."""
+    return replace(GATE_AMOUNT, answers_at_once=amount(device).answers_at_once)
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,13 +127,16 @@ def _tokenized(reference: LoadedModel, corpus: Corpus) -> _Text | None:
 
 def _continuations(reference: LoadedModel, size: Amount, tokenizer: str, report: Report) -> Reading:
     """The reference's own greedy answers to the first of the protocol's prompts."""
-    texts = []
     workload = Workload(num_prompts=size.num_prompts, output_len=size.answer_len)
-    for index in range(size.num_prompts):
-        report(Progress(stage="quality", detail="the reference's own answers", done=index, total=size.num_prompts))
-        ids = reference.encode(starting_prompts()[index].text) or workload.token_ids(index, reference.vocab_size())[0]
-        answer = reference.generate([ids], size.answer_len, None)[0]
-        texts.append(ReadText(prompt=tuple(ids), scored=tuple(answer), document=index))
+    prompts = [
+        reference.encode(starting_prompts()[index].text) or workload.token_ids(index, reference.vocab_size())[0]
+        for index in range(size.num_prompts)
+    ]
+    answers = (_answers_at_once if size.answers_at_once else _answers)(reference, prompts, size.answer_len, report)
+    texts = [
+        ReadText(prompt=tuple(ids), scored=tuple(answer), document=index)
+        for index, (ids, answer) in enumerate(zip(prompts, answers, strict=True))
+    ]
     return Reading(
         path="decode",
         corpus=CONTINUATIONS,
@@ -135,6 +147,32 @@ def _continuations(reference: LoadedModel, size: Amount, tokenizer: str, report:
         bos=False,
         texts=tuple(texts),
     )
+
+
+def _answers(reference: LoadedModel, prompts: Sequence[list[int]], length: int, report: Report) -> list[list[int]]:
+    """As the reference generates them, one after another."""
+    found = []
+    for index, ids in enumerate(prompts):
+        report(Progress(stage="quality", detail=_ANSWERING, done=index, total=len(prompts)))
+        found += reference.generate([ids], length, None)
+    return found
+
+
+def _answers_at_once(
+    reference: LoadedModel, prompts: Sequence[list[int]], length: int, report: Report
+) -> list[list[int]]:
+    """By reading all prompts and what there is of their answers, for each token anew."""
+    import torch
+
+    texts, full = [list(ids) for ids in prompts], max(map(len, prompts)) + length
+    for number in range(length):
+        report(Progress(stage="quality", detail=_ANSWERING, done=number, total=length))
+        logits_BLV = reference.batch_logits([filled(ids, full) for ids in texts])
+        last = torch.tensor([len(ids) - 1 for ids in texts], device=logits_BLV.device)
+        chosen = logits_BLV[torch.arange(len(texts), device=last.device), last].argmax(dim=-1).tolist()
+        for ids, token in zip(texts, chosen, strict=True):
+            ids.append(token)
+    return [ids[-length:] for ids in texts]
 
 
 def _beginnings(text: _Text, size: Amount) -> Reading:

@@ -8,14 +8,13 @@ steps; what the rounding does is measured on every position (`storage_kl_nats`).
 
 import math
 from collections.abc import Callable, Sequence
-from itertools import cycle, islice
 from pathlib import Path
 from typing import Any, Protocol
 
 from bitbench.engines.base import LoadedModel
 from bitbench.facts.frozen import Frozen
 from bitbench.facts.messages import Progress
-from bitbench.facts.readings import Readings, ReadText
+from bitbench.facts.readings import Readings, ReadText, filled
 from bitbench.measure.divergence import divergence
 
 _LOGITS, _READINGS = "logits.bin", "readings.json"
@@ -63,11 +62,10 @@ class LiveReference:
 def read_together(model: LoadedModel, texts: Sequence[ReadText], length: int) -> list[Any]:
     """The logits from which each scored token would be chosen, [len(scored)][vocab] for each text, by one forward.
 
-    Texts are filled up to `length` at their ends with what they begin with: no position sees a later one, and no
-    library plans for another length (cuDNN's attention takes some 36 ms for each new one, docs/log.md).
+    Texts are filled up to `length`, so that no library plans for another (cuDNN's attention takes some 36 ms for each
+    new one, docs/log.md).
     """
-    filled = [[*text.ids, *islice(cycle(text.ids), length - len(text.ids))] for text in texts]
-    logits_BLV = model.batch_logits(filled)
+    logits_BLV = model.batch_logits([filled(text.ids, length) for text in texts])
     rows = [slice(len(text.ids) - 1 - len(text.scored), len(text.ids) - 1) for text in texts]
     return [logits_LV[of] for logits_LV, of in zip(logits_BLV, rows, strict=True)]
 

@@ -1,6 +1,9 @@
 """Both paths on a tiny model: the figures are those of a plain computation, and what is broken is found to be."""
 
+import gc
 import math
+import weakref
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -145,6 +148,32 @@ def probabilities(model, ids):
         logits = model(torch.tensor([ids])).logits[0].double().numpy()
     p = np.exp(logits - logits.max(1, keepdims=True))
     return p / p.sum(1, keepdims=True)
+
+
+def test_windows_are_let_go_before_the_next_are_read(folder, reference):
+    alive = []
+
+    class Watched(TransformersModel):
+        def batch_logits(self, ids):
+            gc.collect()
+            assert not any(ref() is not None for ref in alive)
+            memory = super().batch_logits(ids).numpy().copy()
+            alive[:] = [weakref.ref(memory)]
+            return torch.from_numpy(memory)  # keeps it as long as any of its views lives
+
+    cell = Watched(changed(folder, noise=0.1), None, "cpu")
+    live = LiveReference(reference, readings(reference, CORPUS, SIZE, quiet))
+    quality.compare(live, cell, quiet, tokens_at_once=80)
+    assert alive
+
+
+def test_answers_made_at_once_are_those_that_the_reference_generates(reference):
+    one_by_one, at_once = (
+        readings(reference, None, replace(SIZE, answers_at_once=together), quiet).readings[0].texts
+        for together in (False, True)
+    )
+    assert at_once == one_by_one
+    assert len({len(text.prompt) for text in at_once}) > 1 or len(at_once) == 1  # filled up to one length
 
 
 def test_a_continuation_ends_where_the_cell_would_generate_otherwise(folder, reference):
