@@ -2,6 +2,8 @@
 
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +31,36 @@ def fields(text: str) -> tuple[str, ...]:
     return tuple(_FIELD.findall(text))
 
 
-def compiled(text: str, kernel: str, macros: Mapping[str, str]) -> Any:
-    """A kernel of the text for the current GPU, to be called with grid, block, arguments and bytes of shared memory."""
+@dataclass(frozen=True, slots=True)
+class Kernel:
+    """Compiled for a device: called with how many blocks and threads of each, and the arguments by their names."""
+
+    device: str
+    names: tuple[str, ...]
+    shared_bytes: int
+    run: Any
+
+    def __call__(self, blocks: int, threads: int, arguments: Mapping[str, Any]) -> None:
+        """Only launches. Arguments are tensors on the device, and integers."""
+        import torch
+
+        given = [*(arguments[name] for name in self.names), 0]  # the last only ends the list
+        with torch.cuda.device(self.device):
+            self.run((blocks, 1, 1), (threads, 1, 1), given, self.shared_bytes)
+
+
+def compiled(file: str, name: str, macros: Mapping[str, str], device: str, shared_bytes: int = 0) -> Kernel:
+    """The kernel `name` of a file, with so many bytes of dynamic shared memory; compiled once a process."""
+    return _compiled(file, name, tuple(macros.items()), device, shared_bytes)
+
+
+@cache
+def _compiled(file: str, name: str, macros: tuple[tuple[str, str], ...], device: str, shared_bytes: int) -> Kernel:
     import torch
 
-    options = ["--std=c++17", *(f"-D{name}={value}" for name, value in macros.items())]
-    return torch.cuda._compile_kernel(text, kernel, nvcc_options=options)
+    text, options = source(file), ["--std=c++17", *(f"-D{key}={value}" for key, value in macros)]
+    with torch.cuda.device(device):
+        run = torch.cuda._compile_kernel(text, name, nvcc_options=options)
+        if shared_bytes:
+            run.set_shared_memory_config(shared_bytes)
+    return Kernel(device, fields(text), shared_bytes, run)

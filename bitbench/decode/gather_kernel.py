@@ -1,10 +1,9 @@
 """Launches kernels/step/gather.cu: a matrix out of the streams as 16-bit numbers in plain order, in one pass."""
 
-from collections.abc import Callable, Mapping
-from functools import cache
+from collections.abc import Mapping
 from typing import Any
 
-from bitbench.decode.cuda_source import compiled, fields, source
+from bitbench.decode.cuda_source import compiled
 from bitbench.decode.matrix import Dense, Int4Groups, Int8Rows, Matrix
 
 FILE = "gather.cu"
@@ -48,20 +47,5 @@ def arguments(packed: Any, units_TU: Any, ends_T: Any, out_OI: Any, *, num_parts
 
 def launch(given: Arguments, options: Mapping[str, str]) -> None:
     """On the GPU on which the tensors are."""
-    import torch
-
-    device = given["packed"].device
     blocks = min(_MOST_BLOCKS, -(-given["num_tiles"] * given["num_units"] // _WARPS))
-    with torch.cuda.device(device):
-        _launcher(device, tuple(options.items()))(given, blocks)
-
-
-@cache
-def _launcher(device: Any, options: tuple[tuple[str, str], ...]) -> Callable[[Arguments, int], None]:
-    text = source(FILE)
-    run, names = compiled(text, "gather_matrix", dict(options)), fields(text)
-
-    def launch(given: Arguments, blocks: int) -> None:
-        run((blocks, 1, 1), (32 * _WARPS, 1, 1), [*(given[name] for name in names), 0])
-
-    return launch
+    compiled(FILE, "gather_matrix", options, str(given["packed"].device))(blocks, 32 * _WARPS, given)

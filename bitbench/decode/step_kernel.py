@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from bitbench.decode.cuda_source import compiled, fields, source
+from bitbench.decode.cuda_source import compiled
 from bitbench.decode.forward import Forward
 from bitbench.decode.geometry import Geometry, check, geometry, in_flight
 from bitbench.decode.prompts import Prompts
@@ -138,12 +138,10 @@ def on_cuda(
     check(forward.config, (properties.major, properties.minor), batch_size)
     shape = geometry(forward.config, properties.multi_processor_count, num_warps, num_sequences=batch_size)
     kernel = StepKernel(forward, device, room, shape, _never)
-    text, options = source(FILE), {**kernel.macros(), **(extra or {})}
-    run, names = compiled(text, "decode_steps", options), fields(text)
-    shared = shape.shared_bytes(forward.config)
-    run.set_shared_memory_config(shared)
-    grid, block = (shape.num_blocks, 1, 1), (32 * (num_warps + 1 + int(options.get("PROFILE", "0"))), 1, 1)
-    kernel.launch = lambda arguments: run(grid, block, [*(arguments[name] for name in names), 0], shared)
+    options = {**kernel.macros(), **(extra or {})}
+    run = compiled(FILE, "decode_steps", options, device, shape.shared_bytes(forward.config))
+    threads = 32 * (num_warps + 1 + int(options.get("PROFILE", "0")))
+    kernel.launch = lambda arguments: run(shape.num_blocks, threads, arguments)
     return kernel
 
 

@@ -1,0 +1,50 @@
+"""Kernels are compiled once for each device and set of macros, and launched there."""
+
+from contextlib import contextmanager
+
+import torch
+
+from bitbench.decode import cuda_source
+from bitbench.decode.cuda_source import compiled, fields, source
+
+
+def test_files_are_put_in_their_places():
+    text = source("step.cu")
+    assert '#include "' not in text
+    assert "DEVICE void mma(" in text and "decode_steps(" in text
+    assert fields(source("gather.cu"))[:3] == ("packed", "units", "ends")
+
+
+def test_a_kernel_is_compiled_once_and_launched_on_its_device(monkeypatch):
+    current, made, launched = [], [], []
+
+    class Run:
+        def set_shared_memory_config(self, num_bytes):
+            self.num_bytes = num_bytes
+
+        def __call__(self, grid, block, arguments, shared_bytes):
+            assert shared_bytes <= getattr(self, "num_bytes", 0)
+            launched.append((current[-1], grid, block, arguments))
+
+    def make(text, name, nvcc_options):
+        made.append((current[-1], name, nvcc_options))
+        return Run()
+
+    @contextmanager
+    def on(device):
+        current.append(device)
+        yield
+        current.pop()
+
+    monkeypatch.setattr(torch.cuda, "_compile_kernel", make, raising=False)
+    monkeypatch.setattr(torch.cuda, "device", on)
+    cuda_source._compiled.cache_clear()
+    macros = {"BITS": "8", "UNIT": "64", "BF16": "0"}
+    values = {name: number for number, name in enumerate(fields(source("gather.cu")))}
+    for device in ("cuda:0", "cuda:1", "cuda:0"):
+        compiled("gather.cu", "gather_matrix", macros, device, 1024)(3, 256, values)
+    cuda_source._compiled.cache_clear()
+    options = ["--std=c++17", "-DBITS=8", "-DUNIT=64", "-DBF16=0"]
+    assert made == [(device, "gather_matrix", options) for device in ("cuda:0", "cuda:1")]
+    expected = [*range(len(values)), 0]
+    assert launched == [(d, (3, 1, 1), (256, 1, 1), expected) for d in ("cuda:0", "cuda:1", "cuda:0")]
