@@ -14,6 +14,8 @@ OUTLIERS, NO_OUTLIERS = "bnb-int8", "bnb-int8-t0"
 
 PROPORTIONAL = 0.5
 """From half of a proportional growth on, a step is said to grow with its load."""
+LITTLE_IDLE = 0.1
+"""Of a step: less idle time than this share explains nothing that a batch gains."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +139,8 @@ def _of_batch(first: CellSummary, last: CellSummary) -> str:
     idle = _idle_s(first), _idle_s(last)
     if idle[0] is None or idle[1] is None:
         return f"{told}: launches and the reading of weights are shared by the batch"
+    if idle[0] < LITTLE_IDLE * (first.tpot_s or 0):
+        return f"{told}: the GPU was hardly idle before, so it is the reading of weights that is shared"
     per_token = units.duration(idle[0] / first.batch_size), units.duration(idle[1] / last.batch_size)
     return f"{told}; the GPU's idle time per token goes from {per_token[0]} to {per_token[1]}: launches are shared"
 

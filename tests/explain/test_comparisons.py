@@ -87,6 +87,8 @@ def test_batches_show_whether_launches_are_shared() -> None:
     assert "takes 1.20x as long" in found.finding
     assert "idle time per token goes from 13.0 ms to 500 us" in found.finding
     assert "grows with the batch" in _only([*_batch(1, 0.015), *_batch(32, 0.4)]).finding
+    busy = [*_batch(1, 0.0021), *_batch(8, 0.0023)]  # of 2 ms busy
+    assert "it is the reading of weights that is shared" in _only(busy).finding
 
 
 def _model(name: str, weights: int, tpot: float, busy_s: float) -> list[Record]:
