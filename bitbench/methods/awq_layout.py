@@ -46,7 +46,8 @@ def pack(values_RO: Any) -> Any:
     """Integers 0 to 15, [rows, out], to int32 words [rows, out/8]."""
     import torch
 
-    words_RP = torch.zeros(values_RO.shape[0], values_RO.shape[1] // PER_WORD, dtype=torch.int32)
+    size = (values_RO.shape[0], values_RO.shape[1] // PER_WORD)
+    words_RP = torch.zeros(size, dtype=torch.int32, device=values_RO.device)
     for place, output in enumerate(_ORDER):
         words_RP |= values_RO[:, output::PER_WORD].to(torch.int32) << (BITS * place)
     return words_RP
@@ -76,6 +77,8 @@ def round_to_nearest(weight_OI: Any, group_size: int) -> tuple[Any, Any, Any]:
     Raises ValueError where `group_size` does not divide the inputs or 8 the outputs, and where a weight is not finite
     or too large for a float16 scale.
     """
+    import torch
+
     out_features, in_features = weight_OI.shape
     if in_features % group_size or out_features % PER_WORD:
         raise ValueError(
@@ -83,8 +86,10 @@ def round_to_nearest(weight_OI: Any, group_size: int) -> tuple[Any, Any, Any]:
         )
     w_OGK = weight_OI.float().reshape(out_features, -1, group_size)
     top_OG, bottom_OG = w_OGK.amax(-1).clamp(min=0), w_OGK.amin(-1).clamp(max=0)
-    # Rounded to float16 first, so that the integers fit the scales that are stored.
-    scale_OG = ((top_OG - bottom_OG) / _TOP).clamp(min=2.0**-24).half()
+    # Rounded to float16 first, so that the integers fit the scales that are stored. CUDA would multiply with a number's
+    # reciprocal; by a tensor it divides, and gives what a CPU gives.
+    steps = torch.full((), float(_TOP), device=w_OGK.device)
+    scale_OG = ((top_OG - bottom_OG) / steps).clamp(min=2.0**-24).half()
     if not scale_OG.isfinite().all():
         raise ValueError("a weight is not finite, or too large for a scale in float16")
     step_OG = scale_OG.float()

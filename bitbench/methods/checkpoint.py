@@ -70,7 +70,7 @@ def prepare(task: PrepareTask, progress: Report) -> Checkpoint:
     if not METHODS[task.method].has_own_checkpoint:
         return _prepare_16bit(task, progress)
     if task.model.kind == "shape":
-        return _prepare_int4_shape(task.model.name, progress)
+        return _prepare_int4_shape(task.model.name, task.device, progress)
     ready = _awq_as_it_is(task, progress) if task.method == _AWQ and task.model.kind != "demo" else None
     return ready or _quantized(task, _prepare_16bit(task, progress), progress)
 
@@ -93,7 +93,7 @@ def _prepare_16bit(task: PrepareTask, progress: Report) -> Checkpoint:
     return _as_it_is(task, found, origin, progress)
 
 
-def _prepare_int4_shape(name: str, progress: Report) -> Checkpoint:
+def _prepare_int4_shape(name: str, device: str, progress: Report) -> Checkpoint:
     """One entry for all methods in AWQ's storage: random weights leave calibration nothing to find."""
     shape = SHAPES[name]
     size = awq.group_size_for(shape)
@@ -103,7 +103,7 @@ def _prepare_int4_shape(name: str, progress: Report) -> Checkpoint:
             f"shape-{name}-awq-g{size}",
             recipe,
             needed,
-            lambda path: shape_checkpoint.make_awq(shape, size, path, progress),
+            lambda path: shape_checkpoint.make_awq(shape, size, device, path, progress),
         )
     )
 

@@ -43,12 +43,15 @@ def make(shape: ModelShape, folder: Path, progress: Callable[[Progress], None]) 
     )
 
 
-def make_awq(shape: ModelShape, group_size: int, folder: Path, progress: Callable[[Progress], None]) -> Made:
+def make_awq(
+    shape: ModelShape, group_size: int, device: str, folder: Path, progress: Callable[[Progress], None]
+) -> Made:
     """The checkpoint in AWQ's storage, straight from the seed: the 16-bit one need not exist."""
     import torch
 
     tensors = map(torch.from_numpy, shapes.tensors(shape, _planted(shape)))
-    rtn.write(folder, shapes.tensor_specs(shape), tensors, group_size, _report_layers(shape, progress))
+    done = _report_layers(shape, progress)
+    rtn.write(folder, shapes.tensor_specs(shape), tensors, group_size, done, device=device)
     _write_config(folder, shapes.config(shape) | {"quantization_config": awq_layout.quantization_config(group_size)})
     return Made(
         origin=f"{shape.title}'s architecture with random weights, seed {shapes.SEED}; "

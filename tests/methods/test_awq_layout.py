@@ -59,3 +59,11 @@ def test_sizes_that_do_not_fit_are_refused() -> None:
         awq_layout.round_to_nearest(torch.zeros(8, 576), 128)
     with pytest.raises(ValueError, match="words of 8"):
         awq_layout.round_to_nearest(torch.zeros(12, 128), 128)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_gpu_rounds_as_a_cpu_does():
+    weight = torch.empty(4096, 1024, dtype=torch.float16).normal_(0, 0.02, generator=torch.Generator().manual_seed(0))
+    parts = (awq_layout.round_to_nearest(where, 128) for where in (weight.cuda(), weight))
+    for ours, theirs in zip(*parts, strict=True):
+        assert torch.equal(ours.cpu(), theirs)
