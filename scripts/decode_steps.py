@@ -74,7 +74,7 @@ def timed(kernel: Steps, vocab_size: int, prompt_len: int, output_len: int, repe
     return {
         "host_us": [round(v, 2) for v in host],
         "device_us": [round(v, 2) for v in device],
-        "tokens_per_s": round(1e6 / statistics.median(host), 1),
+        "tokens_per_s": round(kernel.batch_size * 1e6 / statistics.median(host), 1),
         "repeats_equal": same,
     }
 
@@ -109,6 +109,7 @@ def options(about: str | None, methods: Iterable[str], positions: int) -> argpar
     parser.add_argument(
         "--positions", type=int, default=positions, help="teacher-forced, for the error; 0 leaves it out"
     )
+    parser.add_argument("--batch", type=int, action="append")
     parser.add_argument("--repeats", type=int, default=9)
     parser.add_argument("--out", type=Path)
     return parser
@@ -131,7 +132,6 @@ def keep(line: dict[str, Any], arguments: argparse.Namespace, environment: Envir
 def main() -> None:
     """One line a method."""
     parser = options(__doc__, STORED, positions=256)
-    parser.add_argument("--batch", type=int, action="append")
     parser.add_argument("--warps", type=int, action="append")
     parser.add_argument("--define", action="append", default=[], help="a variant of the kernel: NAME=VALUE,...")
     parser.add_argument("--stamps", action="store_true")
@@ -150,7 +150,6 @@ def main() -> None:
             line |= timed(
                 kernel, decoder.config.vocab_size, arguments.prompt_len, arguments.output_len, arguments.repeats
             )
-            line["tokens_per_s"] *= batch
             if arguments.positions:
                 line |= errors(kernel, decoder, arguments.positions)
             print({k: v for k, v in line.items() if k != "model"}, flush=True)

@@ -26,7 +26,6 @@ METHODS = {**STORED, "fp8-wo": "fp16"}
 def main() -> None:
     """One line a method and batch size."""
     parser = options(__doc__, METHODS, positions=64)
-    parser.add_argument("--batch", type=int, action="append")
     arguments = parser.parse_args()
     environment = collect(DEVICE)
     room = max(40 + arguments.positions, arguments.prompt_len + arguments.output_len)
@@ -39,7 +38,6 @@ def main() -> None:
             line |= timed(
                 steps, decoder.config.vocab_size, arguments.prompt_len, arguments.output_len, arguments.repeats
             )
-            line["tokens_per_s"] *= batch
             if arguments.positions:
                 line |= errors(steps, decoder, arguments.positions)
             line["tuned"] = steps.product_keys() <= steps.tuning.measured

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 FOLDER = Path(__file__).parent / "kernels" / "step"
+Arguments = Mapping[str, Any]
+"""A kernel's arguments by their names: tensors on its device, and integers."""
 _FIELD = re.compile(r"FIELD\([^,]+, (\w+)\)")
 _INCLUDE = re.compile(r'^#include "([\w.]+)"$', re.MULTILINE)
 
@@ -40,8 +42,8 @@ class Kernel:
     shared_bytes: int
     run: Any
 
-    def __call__(self, blocks: int, threads: int, arguments: Mapping[str, Any]) -> None:
-        """Only launches. Arguments are tensors on the device, and integers."""
+    def __call__(self, blocks: int, threads: int, arguments: Arguments) -> None:
+        """Only launches."""
         import torch
 
         given = [*(arguments[name] for name in self.names), 0]  # the last only ends the list

@@ -9,7 +9,6 @@ from typing import Any
 from bitbench.decode import rope
 from bitbench.decode.config import DecoderConfig
 from bitbench.decode.matrix import Matrix
-from bitbench.decode.streamed import Streamed
 from bitbench.decode.weights import Weights
 
 
@@ -114,6 +113,5 @@ def multiply(x: Any, matrix: Matrix) -> Any:
     """x [..., I] times the matrix, [..., O], in x's type."""
     import torch
 
-    if isinstance(matrix, Streamed):
-        return torch.cat([torch.nn.functional.linear(x, part) for part in matrix.in_pieces(x.dtype)], dim=-1)
-    return torch.nn.functional.linear(x, matrix.in_type(x.dtype))
+    found = [torch.nn.functional.linear(x, piece) for piece in matrix.in_pieces(x.dtype)]
+    return found[0] if len(found) == 1 else torch.cat(found, dim=-1)

@@ -3,17 +3,14 @@
 from collections.abc import Mapping
 from typing import Any
 
-from bitbench.decode.cuda_source import compiled
-from bitbench.decode.matrix import Dense, Int4Groups, Int8Rows, Matrix
+from bitbench.decode.cuda_source import Arguments, compiled
+from bitbench.decode.matrix import Dense, Int4Groups, Matrix
+from bitbench.decode.tiles import BITS
 
 FILE = "gather.cu"
 _WARPS = 8
 """Of a block."""
 _MOST_BLOCKS = 4096
-_BITS: dict[type[Matrix], int] = {Dense: 16, Int8Rows: 8, Int4Groups: 4}
-
-Arguments = Mapping[str, Any]
-"""The kernel's arguments by their names: tensors, and integers."""
 
 
 def macros(kind: type[Matrix], stored: Any, unit: int, dtype: Any) -> dict[str, str] | None:
@@ -26,7 +23,7 @@ def macros(kind: type[Matrix], stored: Any, unit: int, dtype: Any) -> dict[str, 
         return None
     if kind is Int4Groups and dtype != torch.float16:
         return None
-    return {"BITS": str(_BITS[kind]), "UNIT": str(unit), "BF16": str(int(dtype == torch.bfloat16))}
+    return {"BITS": str(BITS[kind]), "UNIT": str(unit), "BF16": str(int(dtype == torch.bfloat16))}
 
 
 def arguments(packed: Any, units_TU: Any, ends_T: Any, out_OI: Any, *, num_parts: int, pairs: int) -> dict[str, Any]:

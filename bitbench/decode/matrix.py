@@ -4,7 +4,7 @@ Rows are outputs in all of them, so that projections that read the same vector a
 Shapes: O outputs, I inputs, G groups of inputs, P = I / 2 bytes of two 4-bit numbers.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -33,6 +33,9 @@ class Matrix(Protocol):
     def in_type(self, dtype: Any) -> Any:
         """The same rounded to a type, [O, I], with as few passes over memory as can be."""
 
+    def in_pieces(self, dtype: Any) -> Iterator[Any]:
+        """The same as `in_type`, some rows at a time where they are made anew and very many."""
+
     def rows(self, index_N: Any) -> Any:
         """float32 [N, I]: some rows, as an embedding looks them up."""
 
@@ -50,6 +53,10 @@ class _Plain:
     def plain(self) -> Any:
         """It is."""
         return self
+
+    def in_pieces(self: Matrix, dtype: Any) -> Iterator[Any]:
+        """One."""
+        yield self.in_type(dtype)
 
 
 @dataclass(frozen=True, slots=True)

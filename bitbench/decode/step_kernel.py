@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from bitbench.decode.cuda_source import compiled
+from bitbench.decode.cuda_source import Arguments, compiled
 from bitbench.decode.forward import Forward
 from bitbench.decode.geometry import Geometry, check, geometry, in_flight
 from bitbench.decode.prompts import Prompts
@@ -16,8 +16,6 @@ from bitbench.decode.weights import Weights
 _MOST_STEPS = 4096
 _STAMPS = (5, 10)  # NUM_PRODUCTS and PLACES of step.cu
 
-Arguments = Mapping[str, Any]
-"""The kernel's arguments by their names: tensors, and integers."""
 Launch = Callable[[Arguments], None]
 """Runs the kernel; on a GPU it only launches."""
 
@@ -91,15 +89,6 @@ class StepKernel(FirstOfAll):
         """Seconds of each step of the last `advance`, by the device's own clock. Waits for it."""
         times = self._buffers["times"][: self._num_steps + 1]
         return tuple((times.diff() * 1e-9).tolist())
-
-    def poison(self) -> None:
-        """Fill what blocks exchange with NaNs that count as sent before: what is read too early is seen."""
-        b, layers = self._buffers, self.forward.config.num_layers
-        done = int(b["steps_done"][0])
-        for name in ("qkv", "parts"):
-            b[name].fill_(-1)  # a tag that never comes
-        for name, sent in [("best", done)] + [(n, done * layers) for n in ("attended", "from_o", "inner", "from_down")]:
-            b[name].fill_(-2 + sent % 2)
 
     def kv_cache_bytes(self) -> int:
         """Keys and values, as allocated."""

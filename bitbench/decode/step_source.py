@@ -5,7 +5,7 @@ from typing import Any
 
 from bitbench.decode.config import DecoderConfig
 from bitbench.decode.cuda_source import source
-from bitbench.decode.matrix import Dense, Int8Rows, Matrix
+from bitbench.decode.tiles import BITS
 from bitbench.decode.weights import Weights
 
 FILE = "step.cu"
@@ -37,12 +37,8 @@ def macros(config: DecoderConfig, weights: Weights) -> dict[str, str]:
         "QKV_BIAS": int(config.qkv_bias),
         "QK_NORM": int(config.qk_norm),
         "TIED": int(weights.embedding is weights.head),
-        "BITS": _bits(layer.qkv),
-        "HEAD_BITS": _bits(weights.head),
+        "BITS": BITS[layer.qkv.kind],
+        "HEAD_BITS": BITS[weights.head.kind],
         "BF16": int(weights.final_norm.dtype == torch.bfloat16),
     }
     return {name: str(value) for name, value in values.items()}
-
-
-def _bits(matrix: Matrix) -> int:
-    return 16 if matrix.kind is Dense else 8 if matrix.kind is Int8Rows else 4

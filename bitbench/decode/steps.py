@@ -53,13 +53,7 @@ class Steps(Protocol):
 
 
 class FirstOfAll:
-    """One sequence's side of what runs a batch, and what is kept of it: logits [batch, vocab], tokens by position
-    [batch, room + 1], and the cache.
-    """
-
-    _logits: Any
-    _output: Any
-    _cache: KVCache
+    """One sequence's side of what runs a batch."""
 
     def start(self: Steps, ids: Sequence[int]) -> None:
         """Read the same prompt in each sequence."""
@@ -77,6 +71,14 @@ class FirstOfAll:
         """The tokens chosen for these positions."""
         return self.all_tokens(first, count)[0]
 
+
+class WithCache(FirstOfAll):
+    """And what is kept of a batch: logits [batch, vocab], tokens by position [batch, room + 1], and the cache."""
+
+    _logits: Any
+    _output: Any
+    _cache: KVCache
+
     def all_logits(self) -> Any:
         """float32 [batch, vocab], of the last step or the prompts."""
         return self._logits
@@ -91,7 +93,7 @@ class FirstOfAll:
         return int(self._cache.keys.nbytes + self._cache.values.nbytes)
 
 
-class PlainSteps(FirstOfAll):
+class PlainSteps(WithCache):
     """The plain forward, a token at a time, on any device."""
 
     def __init__(

@@ -75,7 +75,7 @@ class Streamed:
         return self._in_type(slice(None), self.shape[0], dtype)
 
     def in_pieces(self, dtype: Any) -> Iterator[Any]:
-        """The same, some rows at a time where there are very many."""
+        """As of the plain one, some rows at a time where there are very many."""
         count = self.units_TU.shape[0]
         if count <= _TILES_AT_ONCE or self.num_parts > 1 or self.pairs:
             yield self.in_type(dtype)

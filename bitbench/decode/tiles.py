@@ -18,6 +18,8 @@ from bitbench.decode.matrix import Dense, Int4Groups, Int8Rows, Matrix
 ROWS = 16
 MOST_TILES = 8
 """At most so many are multiplied between two synchronisations (TILES of product.cuh)."""
+BITS: dict[type[Matrix], int] = {Dense: 16, Int8Rows: 8, Int4Groups: 4}
+"""Of a number in a tile, by how the matrix is stored."""
 _NIBBLES = (0, 2, 4, 6, 1, 3, 5, 7)
 """Which of the eight inputs of a word lies in each nibble, from the lowest."""
 

@@ -22,7 +22,7 @@ from bitbench.decode.forward import Forward, new_cache
 from bitbench.decode.graphs import captured
 from bitbench.decode.operands import Operand, new_parts, operand
 from bitbench.decode.prompts import Prompts
-from bitbench.decode.steps import FirstOfAll
+from bitbench.decode.steps import WithCache
 from bitbench.decode.tuning import Tuning, for_gpu, product_keys
 from bitbench.facts.errors import Unsupported
 
@@ -76,7 +76,7 @@ class _Operands:
     down: Operand
 
 
-class TritonSteps(FirstOfAll):
+class TritonSteps(WithCache):
     """A batch of sequences on one device; on a GPU use `on_cuda`."""
 
     def __init__(

@@ -14,6 +14,7 @@ from bitbench.decode.cuda_source import source
 from bitbench.decode.geometry import check, geometry, in_flight
 from bitbench.facts.errors import Unsupported
 from tests.decode.emulated import COMPILER, emulated
+from tests.decode.stepped import stepped
 from tests.decode.test_decoder import write_awq
 from tests.engines.tiny import prompt_ids, write_tiny
 
@@ -56,18 +57,9 @@ def test_logits_and_tokens_are_the_plain_decoders(tmp_path, name, method, o_part
     kernel = emulated(decoder, 1024, tmp_path, num_blocks=num_blocks, o_parts=o_parts)
     errors, allowed = [], []
     for prompt_len, num_steps in ((40, 1),) if name == "wide" else ((40, 2), (7, 1), (255, 1)):
-        ids = prompt_ids(prompt_len, seed=prompt_len)[0]
-        kernel.start(ids)
-        sequence = [*ids, *kernel.tokens(prompt_len, 1)]
-        for number in range(num_steps):
-            kernel.logits().fill_(float("nan"))  # poisoned: what is not written is seen
-            kernel.advance(1, keep_logits=True)
-            expected, plain = (d.logits(sequence, 1)[0] for d in (exact, decoder))
-            errors.append(float((kernel.logits() - expected).square().mean()))
-            allowed.append(float((plain - expected).square().mean()))
-            (token,) = kernel.tokens(prompt_len + number + 1, 1)
-            assert token == int(kernel.logits().argmax())
-            sequence.append(token)
+        for _, error, plain in stepped(kernel, exact, decoder, prompt_ids(prompt_len, seed=prompt_len), num_steps):
+            errors.append(error)
+            allowed.append(plain)
     assert sum(errors) <= 1.1**2 * sum(allowed)
 
 
@@ -85,19 +77,9 @@ def test_a_batch_is_decoded_as_each_of_its_sequences(tmp_path, name, method, o_p
     errors, allowed = [], []
     for prompt_len in (40,) if name == "wide" else (40, 150):  # one part of a context, and several
         ids = prompt_ids(prompt_len, batch_size, seed=prompt_len)
-        kernel.start_all(ids)
-        sequences = [[*row, token] for row, (token,) in zip(ids, kernel.all_tokens(prompt_len, 1), strict=True)]
-        for number in range(2):
-            kernel.all_logits().fill_(float("nan"))
-            kernel.advance(1, keep_logits=True)
-            for sequence, logits, (token,) in zip(
-                sequences, kernel.all_logits(), kernel.all_tokens(prompt_len + number + 1, 1), strict=True
-            ):
-                expected, plain = (d.logits(sequence, 1)[0] for d in (exact, decoder))
-                errors.append(float((logits - expected).square().mean()))
-                allowed.append(float((plain - expected).square().mean()))
-                assert token == int(logits.argmax())
-                sequence.append(token)
+        for _, error, plain in stepped(kernel, exact, decoder, ids, 2):
+            errors.append(error)
+            allowed.append(plain)
     assert sum(errors) <= 1.1**2 * sum(allowed)
 
 

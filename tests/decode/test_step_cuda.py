@@ -6,6 +6,7 @@ import torch
 from bitbench.decode import load
 from bitbench.decode.paths import choose_on
 from bitbench.decode.step_kernel import on_cuda
+from tests.decode.stepped import stepped
 from tests.decode.test_decoder import write_awq
 from tests.engines.tiny import prompt_ids, write_tiny
 
@@ -51,20 +52,9 @@ def test_logits_and_tokens_are_the_plain_decoders(source, tmp_path, method):
     exact = rounded.in_float32()
     kernel = on_cuda(rounded.forward, "cuda:0", 4096)
     for prompt_len in (40, 7, 250, 700, 4000):
-        ids = prompt_ids(prompt_len, seed=prompt_len)[0]
-        kernel.start(ids)
-        sequence = [*ids, *kernel.tokens(prompt_len, 1)]
-        for number in range(5):
-            kernel.logits().fill_(float("nan"))  # poisoned: what is not written is seen
-            kernel.advance(1, keep_logits=True)
-            expected = exact.logits(sequence, 1)[0]
-            plain = rounded.logits(sequence, 1)[0]
-            error = (kernel.logits() - expected).square().mean().sqrt()
-            allowed = (plain - expected).square().mean().sqrt()
-            assert error <= 1.1 * allowed, (prompt_len, number)
-            (token,) = kernel.tokens(prompt_len + number + 1, 1)
-            assert token == int(kernel.logits().argmax())
-            sequence.append(token)
+        ids = prompt_ids(prompt_len, seed=prompt_len)
+        for number, error, allowed in stepped(kernel, exact, rounded, ids, 5):
+            assert error <= 1.1**2 * allowed, (prompt_len, number)
 
 
 @torch.inference_mode()
@@ -87,18 +77,8 @@ def test_a_batch_is_decoded_as_each_of_its_sequences(small_source, tmp_path, met
     kernel = on_cuda(rounded.forward, "cuda:0", 4096, batch_size=batch_size)
     for prompt_len in (40, 250, 3000):
         ids = prompt_ids(prompt_len, batch_size, seed=prompt_len)
-        kernel.start_all(ids)
-        sequences = [[*row, token] for row, (token,) in zip(ids, kernel.all_tokens(prompt_len, 1), strict=True)]
-        for number in range(3):
-            kernel.all_logits().fill_(float("nan"))
-            kernel.advance(1, keep_logits=True)
-            chosen = kernel.all_tokens(prompt_len + number + 1, 1)
-            for sequence, logits, (token,) in zip(sequences, kernel.all_logits(), chosen, strict=True):
-                expected, plain = (d.logits(sequence, 1)[0] for d in (exact, rounded))
-                error, allowed = ((v - expected).square().mean().sqrt() for v in (logits, plain))
-                assert error <= 1.1 * allowed, (prompt_len, number)
-                assert token == int(logits.argmax())
-                sequence.append(token)
+        for number, error, allowed in stepped(kernel, exact, rounded, ids, 3):
+            assert error <= 1.1**2 * allowed, (prompt_len, number)
 
 
 @pytest.mark.parametrize("batch_size", [1, 6])
@@ -118,6 +98,16 @@ def test_the_same_steps_are_bit_identical_however_they_are_launched(small_source
         assert torch.equal(logits, found[0][1])
 
 
+def poison(kernel):
+    """Fill what blocks exchange with NaNs that count as sent before: what is read too early is seen."""
+    b, layers = kernel._buffers, kernel.forward.config.num_layers
+    done = int(b["steps_done"][0])
+    for name in ("qkv", "parts"):
+        b[name].fill_(-1)  # a tag that never comes
+    for name, sent in [("best", done)] + [(n, done * layers) for n in ("attended", "from_o", "inner", "from_down")]:
+        b[name].fill_(-2 + sent % 2)
+
+
 @pytest.mark.parametrize("batch_size", [1, 4])
 def test_blocks_that_come_late_change_nothing(source, batch_size):
     """10,000 steps with every warp sleeping at random, what is sent between blocks poisoned before."""
@@ -129,7 +119,7 @@ def test_blocks_that_come_late_change_nothing(source, batch_size):
         kernel = on_cuda(decoder.forward, "cuda:0", 2560, extra={"DELAY": delay}, batch_size=batch_size)
         sequences = []
         for turn in range(4):
-            kernel.poison()
+            poison(kernel)
             kernel.start_all(prompt_ids(40 + turn, batch_size))
             kernel.advance(2500, keep_logits=True)
             sequences.append((kernel.all_tokens(40 + turn, 2501), kernel.all_logits().clone()))
