@@ -315,11 +315,11 @@ DEVICE void attend(const Step& s, int layer, const Part& part, int position, u32
     if (splits == 1) {
       const float share = divide_fast(1.0f, total);
       if (x) x[i] = pack(y * share, z * share);
-      else send_pairs(attended(s, of_all, d), y * share, z * share, tag, true);
+      else quad_of_pairs(attended(s, of_all, d), y * share, z * share, tag, true).send();
     } else {
       u64* to = s.parts + (u64)(of_all * s.max_splits + split) * (HEAD_DIM + 2);
-      send(to + d, y, tag), send(to + d + 1, z, tag);
-      if (d == 0) send(to + HEAD_DIM, top, tag), send(to + HEAD_DIM + 1, total, tag);
+      packet(to + d, y, tag).send(), packet(to + d + 1, z, tag).send();
+      if (d == 0) packet(to + HEAD_DIM, top, tag).send(), packet(to + HEAD_DIM + 1, total, tag).send();
     }
   }
   block_sync();
@@ -373,7 +373,7 @@ DEVICE void join(const Step& s, int piece, int splits, u32 tag, AttentionScratch
       x = fmaf(one[2 * pair], factor, x), y = fmaf(one[2 * pair + 1], factor, y);
     }
     u64* to = attended(s, head, d);
-    send_pairs(to, divide_fast(x, total), divide_fast(y, total), tag, group == 0);
+    quad_of_pairs(to, divide_fast(x, total), divide_fast(y, total), tag, group == 0).send();
   }
   block_sync();
 }

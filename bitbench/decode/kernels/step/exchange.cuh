@@ -25,8 +25,18 @@ struct Quads {  // or others whose lowest bit tells
   DEVICE bool there() const { return FREE || (differing & 1) == 0; }
 };
 
-DEVICE void send(u64* to, u32 value, u32 tag) { store_packet(to, (u64)tag << 32 | value); }
-DEVICE void send(u64* to, float value, u32 tag) { send(to, as_bits(value), tag); }
+// A word on its way; `to` is null where there is none. It is made first and sent later, so that the making of several
+// goes on at once.
+struct Word {
+  u64* to;
+  u64 value;
+
+  DEVICE void send() const {
+    if (to) store_packet(to, value);
+  }
+};
+
+DEVICE Word packet(u64* to, float value, u32 tag) { return {to, (u64)tag << 32 | as_bits(value)}; }
 
 // The nearest number whose lowest bit of 16 is the tag's.
 DEVICE float marked(float y, u32 tag) {
@@ -36,20 +46,18 @@ DEVICE float marked(float y, u32 tag) {
 }
 
 // The first pair is of `marked` and its neighbour. A number too small to be marked is, too.
-DEVICE void send_quad(u64* to, u32 first, u32 second, u32 tag) {
-  store_packet(to, (u64)second << 32 | (first & ~1u) | (tag & 1));
-}
+DEVICE u64 quad(u32 first, u32 second, u32 tag) { return (u64)second << 32 | (first & ~1u) | (tag & 1); }
 
-// Numbers of four neighbouring lanes, sent by the first of them if it is to. All lanes of a warp call it.
-DEVICE void send_four(u64* to, float y, u32 tag, bool whether) {
+// Numbers of four neighbouring lanes, a word of the first of them if it is to send. All lanes of a warp call it.
+DEVICE Word quad_of_four(u64* to, float y, u32 tag, bool whether) {
   const u32 pair = pack(lane() % 4 ? y : marked(y, tag), from_lane(y, 1)), next = from_lane(pair, 2);
-  if (whether && lane() % 4 == 0) send_quad(to, pair, next, tag);
+  return {whether && lane() % 4 == 0 ? to : 0, quad(pair, next, tag)};
 }
 
-// As `send_four`, of two neighbouring lanes, each with two numbers.
-DEVICE void send_pairs(u64* to, float y, float z, u32 tag, bool whether) {
+// As `quad_of_four`, of two neighbouring lanes, each with two numbers.
+DEVICE Word quad_of_pairs(u64* to, float y, float z, u32 tag, bool whether) {
   const u32 pair = pack(lane() % 2 ? y : marked(y, tag), z), next = from_lane(pair, 1);
-  if (whether && lane() % 2 == 0) send_quad(to, pair, next, tag);
+  return {whether && lane() % 2 == 0 ? to : 0, quad(pair, next, tag)};
 }
 
 // With DELAY: blocks and warps come at other times, and everything must come out the same.

@@ -180,8 +180,8 @@ DEVICE void hand_over(float* mine, int first, const float (&y)[tiles][2][LANE_CO
 
 // `count` tiles of the stream from `at` on times the vectors x in shared memory; `at` moves on behind them. Units are
 // dealt out to the warps, and their sums meet in `partial`, [SUMS_HALVES][TILES][WARPS][SEQUENCES][SUMS_ROW]. Then
-// `done(tile, sequence, row, y)` is called by one of the first `groups` groups for each tile and sequence, with
-// row = lane % 16, and by other threads of its warp with tile = `count`. `mark` hears of places.
+// `done(tile, sequence, row, y)`, which says what is to be sent, is called by one of the first `groups` groups for each
+// tile and sequence, with row = lane % 16, and by other threads of its warp with tile = `count`. `mark` hears of places.
 template <int bits, int inputs, int unit_inputs, int groups, class Mark, class Done>
 DEVICE void multiply(
     Ring& ring, u32& at, const u32* x, int batch, int count, float* partial, Mark mark, Done done) {
@@ -264,10 +264,10 @@ DEVICE void multiply(
       float y[at_a_time];
       UNROLL
       for (int k = 0; k < at_a_time; ++k) {
-        const int item = base + k * groups + group(), tile = item / SEQUENCES;
+        const int wanted = base + k * groups + group(), item = wanted < items ? wanted : items - 1;  // no branches
+        const int tile = item / SEQUENCES;
         const float* from = sums + tile * TILE_SUMS + item % SEQUENCES * SUMS_ROW + row;
         y[k] = 0;
-        if (item >= items || group() >= groups) continue;
         UNROLL
         for (int w = 0; w < (T::units < WARPS ? T::units : WARPS); ++w) y[k] += from[w * WARP_SUMS];
         if (bits == 8) y[k] *= *(const float*)ring.at(ends + 4 * (tile * ROWS + row));
@@ -275,13 +275,16 @@ DEVICE void multiply(
       const auto finish = [&](int k) {
         const int item = base + k * groups + group();
         const bool whole = item < items && group() < groups;
-        done(whole ? first + item / SEQUENCES : count, item % SEQUENCES, row, y[k]);
+        return done(whole ? first + item / SEQUENCES : count, item % SEQUENCES, row, y[k]);
       };
       if (at_a_time == 1 || items - base <= groups) {
-        if (base + 2 * warp() < items) finish(0);  // whole warps
+        if (base + 2 * warp() < items) finish(0).send();  // whole warps
       } else {  // one's latencies behind the others'
+        Word words[at_a_time];
         UNROLL
-        for (int k = 0; k < at_a_time; ++k) finish(k);
+        for (int k = 0; k < at_a_time; ++k) words[k] = finish(k);
+        UNROLL
+        for (int k = 0; k < at_a_time; ++k) words[k].send();
       }
     }
     if (SUMS_HALVES == 2) sums = sums == partial ? partial + TILES * TILE_SUMS : partial;

@@ -21,6 +21,7 @@
 #define MOST_PARTS (O_PARTS > DOWN_PARTS ? O_PARTS : DOWN_PARTS)
 
 #include "ring.cuh"
+#include "exchange.cuh"
 #include "product.cuh"
 
 // The products of a layer in their order, and lm_head's.
@@ -74,7 +75,6 @@ struct Step {
   STEP(AS_MEMBER)
 };
 
-#include "exchange.cuh"
 #include "attention.cuh"
 
 #define LONGER(a, b) ((a) > (b) ? (a) : (b))
@@ -376,28 +376,27 @@ DEVICE u64 product(const Step& s, Ring& ring, u32& at, Residual& r, Shared& m, i
   const auto mark = [&](int place) { stamp(s, layer, which, place); };
   constexpr int groups = which == HEAD ? ONE_SEQUENCE : GROUPS;
   multiply<Product<which>::bits, Product<which>::inputs, Product<which>::unit, groups>(
-      ring, at, m.x, batch, count, m.partial, mark, [&](int tile, int sequence, int row, float y) {
+      ring, at, m.x, batch, count, m.partial, mark, [&](int tile, int sequence, int row, float y) -> Word {
         const bool whole = tile < count;
         if constexpr (which == GATE_UP) {
           // Rows 0 to 7 of a tile are of gate, 8 to 15 the same of up.
           const float up = from_lane(y, 8), inner = divide_fast(y, 1.0f + exp2_fast(-LOG2_E * y)) * up;
           const int at = (first + tile) * 2, part = at / (DOWN_INPUTS / 4);  // in quads
           u64* to = s.inner + (part * (SEQUENCES - 1) + sequence) * (DOWN_INPUTS / 4) + at;
-          send_four(to + row / 4, inner, tag, whole && row < 8);
+          return quad_of_four(to + row / 4, inner, tag, whole && row < 8);
         } else if constexpr (which == HEAD) {
           const int of_all = (first + tile) * 16 + row;
-          if (!whole || of_all >= VOCAB) return;
-          const u64 one = ranked(y, of_all);
+          const u64 one = whole && of_all < VOCAB ? ranked(y, of_all) : 0;
           best = one > best ? one : best;
-          if (s.keep_logits) s.logits[(u64)sequence * VOCAB + of_all] = y;
+          if (s.keep_logits && one) s.logits[(u64)sequence * VOCAB + of_all] = y;
+          return {0, 0};
         } else if constexpr (which == QKV) {
-          if (!whole) return;
-          if (QKV_BIAS) y += tile == first_tile ? bias : low(load_constant(biases + 16 * tile));
-          send(s.qkv + sequence * QKV_SIZE + (first + tile) * 16 + row, y, tag);
+          if (QKV_BIAS) y += tile == first_tile ? bias : whole ? low(load_constant(biases + 16 * tile)) : 0.0f;
+          return packet(whole ? s.qkv + sequence * QKV_SIZE + (first + tile) * 16 + row : 0, y, tag);
         } else {
           const int part = first / (HIDDEN / 16), vectors = part * (SEQUENCES - 1) + sequence;
           u64* to = (which == O ? s.from_o : s.from_down) + vectors * FOURS + 4 * first;
-          send_four(to + 4 * tile + row / 4, y, tag, whole);
+          return quad_of_four(to + 4 * tile + row / 4, y, tag, whole);
         }
       });
   stamp(s, layer, which, 8);
