@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from bitbench.decode.cuda_source import Arguments, compiled
+from bitbench.decode.deal import Share
 from bitbench.decode.forward import Forward
 from bitbench.decode.geometry import Geometry, check, geometry, in_flight
 from bitbench.decode.prompts import Prompts
@@ -46,6 +47,9 @@ class StepKernel(FirstOfAll):
         weights = streamed(self.forward.weights, self.forward.config, shape.multiplying, shape.o_parts)
         self.forward.weights, found = weights, weights.streams  # the weights are in memory once from here on
         self._macros = {name.upper(): str(value) for name, value in asdict(found.cuts).items()}
+        for name in Share.__dataclass_fields__:
+            most = max(getattr(share, name).count for share in found.shares)
+            self._macros[f"MOST_{name.upper()}"] = str(most)
         self._macros["IN_FLIGHT"] = str(in_flight(self.forward.weights, shape.multiplying.count))
         self._buffers = _buffers(self.forward, found, shape, self.device, self.room)
 

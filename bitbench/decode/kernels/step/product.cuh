@@ -180,11 +180,12 @@ DEVICE void hand_over(float* mine, int first, const float (&y)[tiles][2][LANE_CO
 
 // `count` tiles of the stream from `at` on times the vectors x in shared memory; `at` moves on behind them. Units are
 // dealt out to the warps, and their sums meet in `partial`, [SUMS_HALVES][TILES][WARPS][SEQUENCES][SUMS_ROW]. Then
-// `done(tile, sequence, row, y)`, which says what is to be sent, is called by one of the first `groups` groups for each
+// A block has at most `most` tiles. `done(tile, sequence, row, y)`, which says what is to be sent, is called by one of the first `groups` groups for each
 // tile and sequence, with row = lane % 16, and by other threads of its warp with tile = `count`. `mark` hears of places.
-template <int bits, int inputs, int unit_inputs, int groups, class Mark, class Done>
+template <int bits, int inputs, int unit_inputs, int groups, int most, class Mark, class Done>
 DEVICE void multiply(
     Ring& ring, u32& at, const u32* x, int batch, int count, float* partial, Mark mark, Done done) {
+  if (most == 1) batch = 1, count = count ? 1 : 0;  // said to the compiler
   using T = Tile<bits, inputs, unit_inputs>;
   constexpr int each = T::each, at_once = bits == 16 ? 2 : 4;
   constexpr int x_row = vector_words(inputs);
@@ -217,7 +218,7 @@ DEVICE void multiply(
         if constexpr (each == 1) {
           int i = 0;
           NO_UNROLL
-          for (; i + at_once <= n; i += at_once) {
+          for (; most >= at_once && i + at_once <= n; i += at_once) {
             u32 offset[1][at_once];
             UNROLL
             for (int t = 0; t < at_once; ++t) offset[0][t] = unit[0] + (u32)(i + t) * T::unit_bytes;
@@ -225,7 +226,7 @@ DEVICE void multiply(
             multiply_at_once<bits, unit_inputs, 1, at_once>(ring, offset, v, num, y);
             hand_over<at_once>(mine, i, y, start > 0);
           }
-          if (at_once > 2 && n - i >= 2) {
+          if (at_once > 2 && most >= 2 && n - i >= 2) {
             const u32 offset[1][2] = {unit[0] + (u32)i * T::unit_bytes, unit[0] + (u32)(i + 1) * T::unit_bytes};
             float y[2][2][LANE_COLUMNS];
             multiply_at_once<bits, unit_inputs, 1, 2>(ring, offset, v, num, y);

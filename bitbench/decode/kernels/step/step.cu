@@ -324,6 +324,11 @@ template <int which>
 struct Product {
   static constexpr int bits = which == HEAD ? HEAD_BITS : BITS;
   static constexpr int inputs = which == O ? O_INPUTS : which == DOWN ? DOWN_INPUTS : HIDDEN;
+  static constexpr int most = which == QKV         ? MOST_QKV
+                              : which == O       ? MOST_O
+                              : which == GATE_UP ? MOST_GATE_UP
+                              : which == DOWN    ? MOST_DOWN
+                                                 : MOST_HEAD;
   static constexpr int unit = which == HEAD ? HEAD_UNIT : which == O ? O_UNIT : UNIT;
   using T = Tile<bits, inputs, unit>;
 };
@@ -375,7 +380,8 @@ DEVICE u64 product(const Step& s, Ring& ring, u32& at, Residual& r, Shared& m, i
   stamp(s, layer, which, 2);
   const auto mark = [&](int place) { stamp(s, layer, which, place); };
   constexpr int groups = which == HEAD ? ONE_SEQUENCE : GROUPS;
-  multiply<Product<which>::bits, Product<which>::inputs, Product<which>::unit, groups>(
+  using P = Product<which>;
+  multiply<P::bits, P::inputs, P::unit, groups, P::most>(
       ring, at, m.x, batch, count, m.partial, mark, [&](int tile, int sequence, int row, float y) -> Word {
         const bool whole = tile < count;
         if constexpr (which == GATE_UP) {
