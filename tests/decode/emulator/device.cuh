@@ -129,16 +129,17 @@ inline void warp_sync() { meet(my_warp().meeting, 32, "its warp"); }
 inline void block_sync() { meet(current->block->consumers, THREADS, "its block"); }
 inline void block_sync_all() { meet(current->block->all, BLOCK_THREADS, "its whole block"); }
 
-template <class T> T from_lane(T v, int flip) {
+template <class T> T of_lane(T v, int from) {
   Warp& w = my_warp();
   u64 raw = 0;
   memcpy(&raw, &v, sizeof v);
   w.slot[lane()] = raw;
   warp_sync();
-  memcpy(&v, &w.slot[lane() ^ flip], sizeof v);
+  memcpy(&v, &w.slot[from], sizeof v);
   warp_sync();
   return v;
 }
+template <class T> T from_lane(T v, int flip) { return of_lane(v, lane() ^ flip); }
 
 inline void mma(float (&c)[4], u32 a0, u32 a1, u32 a2, u32 a3, u32 b0, u32 b1) {
   Warp& w = my_warp();

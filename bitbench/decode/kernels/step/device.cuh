@@ -37,7 +37,11 @@ DEVICE float exp2_fast(float x) {
   asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
   return y;
 }
-DEVICE float reciprocal_root(float x) { return rsqrtf(x); }
+DEVICE float reciprocal_root(float x) {  // to 2 ulp
+  float y;
+  asm("rsqrt.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
 DEVICE u64 nanoseconds() {
   u64 t;
   asm volatile("mov.u64 %0, %globaltimer;" : "=l"(t));
@@ -92,6 +96,7 @@ DEVICE void mma(float (&c)[4], u32 a0, u32 a1, u32 a2, u32 a3, u32 b0, u32 b1) {
 // ---- within a block -----------------------------------------------------------------------------------------------
 
 template <class T> DEVICE T from_lane(T v, int flip) { return __shfl_xor_sync(~0u, v, flip); }
+DEVICE float of_lane(float v, int lane) { return __shfl_sync(~0u, v, lane); }
 DEVICE void warp_sync() { __syncwarp(); }
 DEVICE void block_sync_all() { __syncthreads(); }
 // The warps that multiply, without the producer.

@@ -188,23 +188,26 @@ DEVICE void normed(const Residual& r, const NormWeights& weights, Shared& m) {
       UNROLL
       for (int k = 0; k < 4; ++k) squares[b] = fmaf(r.at[b][i][k], r.at[b][i][k], squares[b]);
   }
-  const float sum = warp_sums(squares);
-  if (lane() % (32 / COLUMNS) == 0) m.red[warp()][lane() / (32 / COLUMNS)] = sum;
+  constexpr int lanes = 32 / COLUMNS, warps = (FOURS + 31) / 32 < WARPS ? (FOURS + 31) / 32 : WARPS;  // with numbers
+  const int column = lane() / lanes;
+  float sum = warp_sums(squares);
+  if (lane() % lanes == 0) m.red[warp()][column] = sum;
   block_sync();
-  UNROLL
-  for (int b = 0; b < COLUMNS; ++b) squares[b] = 0;
-  UNROLL
-  for (int k = 0; k < (FOURS + 31) / 32 && k < WARPS; ++k)
+  sum = 0;
+  if (COLUMNS == 1) {
     UNROLL
-    for (int b = 0; b < COLUMNS; b += 4) {
-      const Words four = *(const Words*)(m.red[k] + b);
-      squares[b] += as_float(four.x);
-      if (COLUMNS > 1) squares[b + 1] += as_float(four.y);
-      if (COLUMNS > 2) squares[b + 2] += as_float(four.z), squares[b + 3] += as_float(four.w);
-    }
+    for (int k = 0; k < warps; ++k) sum += m.red[k][0];
+  } else {  // a column's lanes share out the warps
+    UNROLL
+    for (int k = 0; k < warps; k += lanes)
+      if (k + lane() % lanes < warps) sum += m.red[k + lane() % lanes][column];
+    UNROLL
+    for (int d = lanes / 2; d; d /= 2) sum += from_lane(sum, d);
+  }
+  const float root = reciprocal_root(sum * (1.0f / HIDDEN) + (float)EPS);
   UNROLL
   for (int b = 0; b < SEQUENCES; ++b) {
-    const float scale = reciprocal_root(squares[b] * (1.0f / HIDDEN) + (float)EPS);
+    const float scale = COLUMNS == 1 ? root : of_lane(root, b * lanes);
     UNROLL
     for (int i = 0; i < FOURS_EACH; ++i) {
       const int four = thread() + i * THREADS;
@@ -277,14 +280,14 @@ DEVICE void block_most(u64 v, u64 (&most)[SEQUENCES], Shared& m) {
 }
 
 // The row with the largest logit of all blocks, for each sequence; `best` is the largest of this thread's rows and its
-// group's sequence, `tag` the number of the step. What the block wrote into the cache is seen by all after it.
+// group's sequence, `tag` the number of the step. What the block wrote into the cache before thread 0's last fence is seen
+// by all after it.
 DEVICE void choose(const Step& s, u64 best, u32 tag, int (&token)[SEQUENCES], Shared& m) {
   constexpr int apart = ONE_SEQUENCE / SEQUENCES * ROWS, at_once = (SEQUENCES + 2) / 2;
   const int pairs = (num_blocks() + 1) / 2, sequence = group() % SEQUENCES;
   u64 most[SEQUENCES];
   block_most(best, most, m);
   if (thread() == 0) {
-    fence_all_blocks();
     UNROLL
     for (int b = 0; b < SEQUENCES; ++b) store_packet(s.best + b * 2 * pairs + block(), most[b] | (tag & 1));
   }
@@ -459,10 +462,12 @@ DEVICE void decode(const Step& s, Ring& ring, Shared& m) {
         product<GATE_UP>(s, ring, at, r, m, layer, splits, tag);
         product<DOWN>(s, ring, at, r, m, layer, splits, tag);
       }
+      if (thread() == 0) fence_all_blocks();  // here nobody waits for it
       best = product<HEAD>(s, ring, at, r, m, LAYERS, splits, tag);
     } else if (ATTENDING) {
       NO_UNROLL
       for (int layer = 0; layer < LAYERS; ++layer, ++tag) attention(s, m, layer, position, splits, tag);
+      if (thread() == 0) fence_all_blocks();
     }
     choose(s, best, epoch + step + 1, token, m);
     stamp(s, LAYERS, HEAD, 9);
