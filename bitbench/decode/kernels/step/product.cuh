@@ -162,15 +162,16 @@ DEVICE void multiply_at_once(
       }
 }
 
-// This lane's sums of `tiles` tiles from tile `first` on to where they meet, added to what is there already or not.
+// This lane's sums of up to `tiles` tiles from tile `first` on to where they meet, added to what is there already or not.
 template <int tiles>
-DEVICE void hand_over(float* mine, int first, const float (&y)[tiles][2][LANE_COLUMNS], bool add) {
+DEVICE void hand_over(float* mine, int first, int num, const float (&y)[tiles][2][LANE_COLUMNS], bool add) {
   UNROLL
   for (int c = 0; c < LANE_COLUMNS; ++c) {
     const int column = 2 * (lane() % 4) + c;
     if (column >= SEQUENCES) continue;
     UNROLL
     for (int t = 0; t < tiles; ++t) {
+      if (t >= num) continue;
       float* to = mine + (first + t) * TILE_SUMS + column * SUMS_ROW;
       const float above = add ? to[0] : 0.0f, below = add ? to[8] : 0.0f;
       to[0] = above + y[t][0][c], to[8] = below + y[t][1][c];
@@ -215,7 +216,14 @@ DEVICE void multiply(
           unit[u] = begin + (u32)(in_segment * n) * T::unit_bytes;
         }
         mark(4);
-        if constexpr (each == 1) {
+        if constexpr (each == 1 && bits < 16 && most <= 5) {
+          u32 offset[1][most];  // those that are missing are done twice and not handed over
+          UNROLL
+          for (int t = 0; t < most; ++t) offset[0][t] = unit[0] + (u32)(t < n ? t : 0) * T::unit_bytes;
+          float y[most][2][LANE_COLUMNS];
+          multiply_at_once<bits, unit_inputs, 1, most>(ring, offset, v, num, y);
+          hand_over<most>(mine, 0, n, y, start > 0);
+        } else if constexpr (each == 1) {
           int i = 0;
           NO_UNROLL
           for (; most >= at_once && i + at_once <= n; i += at_once) {
@@ -224,20 +232,20 @@ DEVICE void multiply(
             for (int t = 0; t < at_once; ++t) offset[0][t] = unit[0] + (u32)(i + t) * T::unit_bytes;
             float y[at_once][2][LANE_COLUMNS];
             multiply_at_once<bits, unit_inputs, 1, at_once>(ring, offset, v, num, y);
-            hand_over<at_once>(mine, i, y, start > 0);
+            hand_over<at_once>(mine, i, at_once, y, start > 0);
           }
           if (at_once > 2 && most >= 2 && n - i >= 2) {
             const u32 offset[1][2] = {unit[0] + (u32)i * T::unit_bytes, unit[0] + (u32)(i + 1) * T::unit_bytes};
             float y[2][2][LANE_COLUMNS];
             multiply_at_once<bits, unit_inputs, 1, 2>(ring, offset, v, num, y);
-            hand_over<2>(mine, i, y, start > 0);
+            hand_over<2>(mine, i, 2, y, start > 0);
             i += 2;
           }
           if (i < n) {
             const u32 offset[1][1] = {unit[0] + (u32)i * T::unit_bytes};
             float y[1][2][LANE_COLUMNS];
             multiply_at_once<bits, unit_inputs, 1, 1>(ring, offset, v, num, y);
-            hand_over<1>(mine, i, y, start > 0);
+            hand_over<1>(mine, i, 1, y, start > 0);
           }
         } else {
           NO_UNROLL
@@ -247,7 +255,7 @@ DEVICE void multiply(
             for (int u = 0; u < each; ++u) offset[u][0] = unit[u] + (u32)i * T::unit_bytes;
             float y[1][2][LANE_COLUMNS];
             multiply_at_once<bits, unit_inputs, each, 1>(ring, offset, v, num, y);
-            hand_over<1>(mine, i, y, start > 0);
+            hand_over<1>(mine, i, 1, y, start > 0);
           }
         }
       }
