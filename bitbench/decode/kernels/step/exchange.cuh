@@ -65,6 +65,23 @@ DEVICE void delay() {
   if (DELAY) nap((cycles() + 977 * block() + 71 * warp()) * 2654435761u % (DELAY + 1));
 }
 
+// Asks for n pairs of words, again and again, until all are there: `ask(k, a[k], b[k])` loads pair k, or leaves it as it
+// is where there is none.
+template <int n, class Ask>
+DEVICE void poll(u64 (&a)[n], u64 (&b)[n], u32 tag, Ask ask) {
+  Quads words;
+  do {
+    UNROLL
+    for (int k = 0; k < n; ++k) {
+      a[k] = b[k] = tag & 1;
+      ask(k, a[k], b[k]);
+    }
+    words = Quads();
+    UNROLL
+    for (int k = n - 1; k >= 0; --k) words.look(b[k], tag), words.look(a[k], tag);
+  } while (!words.there());
+}
+
 // Waits for `n` pairs of quads of each sequence: `take(sequence, i, a, b)` is called for pair i.
 template <int n, class Take>
 DEVICE void receive(const u64* from, u32 tag, Take take) {
@@ -72,18 +89,10 @@ DEVICE void receive(const u64* from, u32 tag, Take take) {
   NO_UNROLL
   for (int base = thread(); base < all; base += at_once * THREADS) {
     u64 a[at_once], b[at_once];
-    Quads quads;
-    do {
-      UNROLL
-      for (int k = 0; k < at_once; ++k) {
-        const int i = base + k * THREADS;
-        a[k] = b[k] = tag;
-        if (i < all) load_packets(from + 2 * i, a[k], b[k]);
-      }
-      quads = Quads();
-      UNROLL
-      for (int k = at_once - 1; k >= 0; --k) quads.look(b[k], tag), quads.look(a[k], tag);
-    } while (!quads.there());
+    poll(a, b, tag, [&](int k, u64& one, u64& next) {
+      const int i = base + k * THREADS;
+      if (i < all) load_packets(from + 2 * i, one, next);
+    });
     UNROLL
     for (int k = 0; k < at_once; ++k) {
       const int i = base + k * THREADS;

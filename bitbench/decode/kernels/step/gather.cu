@@ -5,6 +5,7 @@
 #define THREADS 256
 #define BLOCK_THREADS THREADS
 #include "device.cuh"
+#include "arguments.cuh"
 
 #define WORDS (UNIT * BITS / 256)  // of 16 bytes, that a lane has of a unit
 
@@ -20,7 +21,6 @@
   FIELD(int, num_rows)      /* tiles may have more */                                                      \
   FIELD(int, pairs)         /* if not 0, the rows of each of two matrices, of which a tile has eight and eight */
 
-#define AS_MEMBER(type, name) type name;
 struct Gather {
   GATHER(AS_MEMBER)
 };
@@ -74,11 +74,7 @@ DEVICE void gather(const Gather& s, int tile, int unit) {
   }
 }
 
-#define AS_PARAMETER(type, name) type name,
-#define AS_VALUE(type, name) name,
-
-// `unused` only ends the list.
-KERNEL gather_matrix(GATHER(AS_PARAMETER) int unused) {
+KERNEL gather_matrix(PARAMETERS(GATHER)) {
   const Gather s = {GATHER(AS_VALUE)};
   const int all = s.num_tiles * s.num_units;
   for (int i = block() * (THREADS / 32) + warp(); i < all; i += num_blocks() * (THREADS / 32))

@@ -179,10 +179,11 @@ DEVICE void hand_over(float* mine, int first, int num, const float (&y)[tiles][2
   }
 }
 
-// `count` tiles of the stream from `at` on times the vectors x in shared memory; `at` moves on behind them. Units are
-// dealt out to the warps, and their sums meet in `partial`, [SUMS_HALVES][TILES][WARPS][SEQUENCES][SUMS_ROW]. Then
-// A block has at most `most` tiles. `done(tile, sequence, row, y)`, which says what is to be sent, is called by one of the first `groups` groups for each
-// tile and sequence, with row = lane % 16, and by other threads of its warp with tile = `count`. `mark` hears of places.
+// `count` tiles of the stream from `at` on, at most `most`, times the vectors x in shared memory; `at` moves on behind
+// them. Units are dealt out to the warps, and their sums meet in `partial`, [SUMS_HALVES][TILES][WARPS][SEQUENCES]
+// [SUMS_ROW]. Then `done(tile, sequence, row, y)`, which says what is to be sent, is called by one of the first `groups`
+// groups for each tile and sequence, with row = lane % 16, and by other threads of its warp with tile = `count`. `mark`
+// hears of places.
 template <int bits, int inputs, int unit_inputs, int groups, int most, class Mark, class Done>
 DEVICE void multiply(
     Ring& ring, u32& at, const u32* x, int batch, int count, float* partial, Mark mark, Done done) {

@@ -11,6 +11,7 @@
 
 #include "sizes.cuh"
 #include "device.cuh"
+#include "arguments.cuh"
 
 #define Q_SIZE (HEADS * HEAD_DIM)
 #define KV_SIZE (KV_HEADS * HEAD_DIM)
@@ -37,7 +38,7 @@ struct Share {
   int num_granules, head_offset;
 };
 
-// The kernel's arguments, pointers first. The launcher reads their names from here.
+// The kernel's arguments, pointers first.
 #define STEP(FIELD)                                                                                                   \
   FIELD(const u8*, streams)      /* [blocks] streams, one after another */                                            \
   FIELD(const Share*, shares)    /* [blocks] */                                                                       \
@@ -70,7 +71,6 @@ struct Share {
   FIELD(int, num_steps)          /* to take in this launch */                                                         \
   FIELD(int, keep_logits)        /* whether `logits` are written */
 
-#define AS_MEMBER(type, name) type name;
 struct Step {
   STEP(AS_MEMBER)
 };
@@ -295,19 +295,11 @@ DEVICE void choose(const Step& s, u64 best, u32 tag, int (&token)[SEQUENCES], Sh
   const int first = group() < ONE_SEQUENCE ? group() / SEQUENCES * ROWS + thread() % ROWS : pairs;
   for (int from = first; from < pairs; from += at_once * apart) {
     u64 a[at_once], b[at_once];
-    Quads words;
-    do {
-      UNROLL
-      for (int k = 0; k < at_once; ++k) {
-        const int pair = from + k * apart;
-        a[k] = b[k] = tag & 1;
-        if (pair < pairs) load_packets(s.best + 2 * (sequence * pairs + pair), a[k], b[k]);
-        if (2 * pair + 1 >= num_blocks()) b[k] = tag & 1;  // nobody's
-      }
-      words = Quads();
-      UNROLL
-      for (int k = at_once - 1; k >= 0; --k) words.look(b[k], tag), words.look(a[k], tag);
-    } while (!words.there());
+    poll(a, b, tag, [&](int k, u64& one, u64& next) {
+      const int pair = from + k * apart;
+      if (pair < pairs) load_packets(s.best + 2 * (sequence * pairs + pair), one, next);
+      if (2 * pair + 1 >= num_blocks()) next = tag & 1;  // nobody's
+    });
     UNROLL
     for (int k = 0; k < at_once; ++k) {
       best = a[k] > best ? a[k] : best;
@@ -486,11 +478,7 @@ DEVICE void decode(const Step& s, Ring& ring, Shared& m) {
   }
 }
 
-#define AS_PARAMETER(type, name) type name,
-#define AS_VALUE(type, name) name,
-
-// `unused` only ends the list.
-KERNEL decode_steps(STEP(AS_PARAMETER) int unused) {
+KERNEL decode_steps(PARAMETERS(STEP)) {
   const Step s = {STEP(AS_VALUE)};
   u8* bytes = dynamic_shared();
   Shared& m = *(Shared*)(bytes + RING + TAIL);
