@@ -93,6 +93,8 @@ def where(kernel: StepKernel) -> dict[str, dict[str, float]]:
         found[name] = {p: round(float(v)) for p, v in zip(PLACES, steps.float().mean(dim=(0, 1)), strict=True)}
     multiplying = stamps[counts[:, 4] > 0]
     layers = multiplying[:, 1:-1, 0, 0].diff(dim=1) % 2**32
+    attention = (multiplying[:, 1:-2, 1, 0] - multiplying[:, 1:-2, 0, 8]) % 2**32
+    found["attention"] = {"mean": round(float(attention.float().mean()))}
     found["layer"] = {"mean": round(float(layers.float().mean()))}
     chosen = (multiplying[:, -1, 4, 9] - multiplying[:, -1, 4, 8]) % 2**32
     found["chosen"] = {"mean": round(float(chosen.float().mean()))}
@@ -157,13 +159,6 @@ def main() -> None:
                 profiled = on_cuda(decoder.forward, DEVICE, room, warps, {**extra, "PROFILE": "1"}, batch_size=batch)
                 timed(profiled, decoder.config.vocab_size, arguments.prompt_len, arguments.output_len, 2)
                 line["cycles"] = where(profiled)
-                if arguments.out:
-                    raw = {
-                        "granules": profiled._buffers["granule_stamps"].cpu(),
-                        "stamps": profiled.stamps().cpu(),
-                        "shares": profiled._buffers["shares"].cpu(),
-                    }
-                    torch.save(raw, arguments.out.with_suffix(f".{method}.{batch}.{len(extra)}.pt"))
                 for kind, row in line["cycles"].items():
                     print(f"  {kind:24}", row, flush=True)
                 del profiled

@@ -133,8 +133,7 @@ def on_cuda(
     kernel = StepKernel(forward, device, room, shape, _never)
     options = {**kernel.macros(), **(extra or {})}
     run = compiled(FILE, "decode_steps", options, device, shape.shared_bytes(forward.config))
-    threads = 32 * (num_warps + 1 + int(options.get("PROFILE", "0")))
-    kernel.launch = lambda arguments: run(shape.num_blocks, threads, arguments)
+    kernel.launch = lambda arguments: run(shape.num_blocks, 32 * (num_warps + 1), arguments)
     return kernel
 
 
@@ -174,7 +173,6 @@ def _buffers(forward: Forward, found: Streams, shape: Geometry, device: str, roo
         "times": zeros(_MOST_STEPS + 1),
         "steps_done": zeros(1, dtype=torch.int32),
         "stamps": zeros(num_blocks, c.num_layers + 1, *_STAMPS, dtype=torch.int32),
-        "granule_stamps": zeros(num_blocks, found.packed.shape[1] // GRANULE, 2, dtype=torch.int32),
         "stream_granules": found.packed.shape[1] // GRANULE,
         "context": room,
         "max_splits": max_splits,

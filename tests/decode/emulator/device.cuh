@@ -199,14 +199,11 @@ struct alignas(16) Words {
   u32 x, y, z, w;
 };
 inline void store_packet(u64* to, u64 v) { *(volatile u64*)to = v; }
-inline u64 load_packet(const u64* from) {
-  yield("a packet");
-  return *(const volatile u64*)from;
-}
-inline void load_packets(const u64* from, u64& a, u64& b) {
-  if ((u64)from % 16) abort();
+template <int n>
+inline void load_packets_if(bool whether, const u64* from, u64 (&to)[n]) {
+  if ((u64)from % (8 * n)) abort();
   yield("packets");
-  a = ((const volatile u64*)from)[0], b = ((const volatile u64*)from)[1];
+  for (int i = 0; i < n && whether; ++i) to[i] = ((const volatile u64*)from)[i];
 }
 inline Words load_words(const void* from) {
   if ((u64)from % 16) abort();

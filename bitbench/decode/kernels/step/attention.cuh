@@ -66,35 +66,23 @@ DEVICE void receive_heads(
   }
   constexpr int rounds = (GROUP_HEADS + 2 + WARPS - 1) / WARPS;
   const u64* from = s.qkv + part.sequence * QKV_SIZE;
-  Packets packets;
-  u64 p[rounds][each], q[rounds][each];
-  do {
-    UNROLL
-    for (int round = 0; round < rounds; ++round) {
-      const int h = warp() + round * WARPS;
-      const int row = h < GROUP_HEADS ? (kv * GROUP_HEADS + h) * HEAD_DIM
-                                      : Q_SIZE + (h - GROUP_HEADS) * KV_SIZE + kv * HEAD_DIM;
-      UNROLL
-      for (int j = 0; j < each; ++j) {
-        p[round][j] = q[round][j] = (u64)tag << 32;
-        if (h >= GROUP_HEADS + 2) continue;
-        p[round][j] = load_packet(from + row + lane() + 32 * j);
-        q[round][j] = load_packet(from + row + turn + lane() + 32 * j);
-      }
-    }
-    packets = Packets();
-    UNROLL
-    for (int round = rounds - 1; round >= 0; --round)
-      UNROLL
-      for (int j = each - 1; j >= 0; --j) packets.look(q[round][j], tag), packets.look(p[round][j], tag);
-  } while (!packets.there());
+  u64 packets[rounds * each * 2][1];
+  poll<Packets>(packets, tag, [&](int k) {
+    const int h = warp() + k / 2 / each * WARPS;
+    const int row = h < GROUP_HEADS ? (kv * GROUP_HEADS + h) * HEAD_DIM
+                                    : Q_SIZE + (h - GROUP_HEADS) * KV_SIZE + kv * HEAD_DIM;
+    return h < GROUP_HEADS + 2 ? from + row + k % 2 * turn + lane() + 32 * (k / 2 % each) : 0;
+  });
   UNROLL
   for (int round = 0; round < rounds; ++round) {
     const int h = warp() + round * WARPS;
     if (h >= GROUP_HEADS + 2) continue;
     float x[each], y[each];
     UNROLL
-    for (int j = 0; j < each; ++j) x[j] = as_float((u32)p[round][j]), y[j] = as_float((u32)q[round][j]);
+    for (int j = 0; j < each; ++j) {
+      const auto* both = packets + 2 * (round * each + j);
+      x[j] = as_float((u32)both[0][0]), y[j] = as_float((u32)both[1][0]);
+    }
 #if QK_NORM
     if (h <= GROUP_HEADS) {
       float squares = 0;
@@ -335,27 +323,20 @@ DEVICE void join(const Step& s, int piece, int splits, u32 tag, AttentionScratch
   block_sync();  // what the phase before keeps here has been read
   NO_UNROLL
   for (int split = group; split < splits; split += JOIN_AT_ONCE * JOIN_GROUPS) {
-    u64 p[JOIN_AT_ONCE], q[JOIN_AT_ONCE], m[JOIN_AT_ONCE], n[JOIN_AT_ONCE];
-    Packets packets;
-    do {
-      UNROLL
-      for (int k = 0; k < JOIN_AT_ONCE; ++k) {
-        const int one = split + k * JOIN_GROUPS;
-        const u64* from = s.parts + (u64)(head * s.max_splits + one) * (HEAD_DIM + 2);
-        p[k] = q[k] = n[k] = (u64)tag << 32, m[k] = (u64)tag << 32 | as_bits(NEVER);
-        if (one < splits) load_packets(from + d, p[k], q[k]), load_packets(from + HEAD_DIM, m[k], n[k]);
-      }
-      packets = Packets();
-      UNROLL
-      for (int k = JOIN_AT_ONCE - 1; k >= 0; --k)
-        packets.look(n[k], tag), packets.look(m[k], tag), packets.look(q[k], tag), packets.look(p[k], tag);
-    } while (!packets.there());
+    u64 packets[2 * JOIN_AT_ONCE][2];
+    poll<Packets>(packets, tag, [&](int k) {
+      const int one = split + k / 2 * JOIN_GROUPS;
+      const u64* from = s.parts + (u64)(head * s.max_splits + one) * (HEAD_DIM + 2);
+      return one < splits ? from + (k % 2 ? HEAD_DIM : d) : 0;
+    });
     UNROLL
     for (int k = 0; k < JOIN_AT_ONCE; ++k) {
-      const float theirs = as_float((u32)m[k]), top = theirs > most ? theirs : most;
+      const auto *sums = packets[2 * k], *rest = packets[2 * k + 1];
+      const float theirs = split + k * JOIN_GROUPS < splits ? as_float((u32)rest[0]) : NEVER;
+      const float top = theirs > most ? theirs : most;
       const float old = exp2_fast(most - top), now = exp2_fast(theirs - top);
-      most = top, total = fmaf(as_float((u32)n[k]), now, total * old);
-      x = fmaf(as_float((u32)p[k]), now, x * old), y = fmaf(as_float((u32)q[k]), now, y * old);
+      most = top, total = fmaf(as_float((u32)rest[1]), now, total * old);
+      x = fmaf(as_float((u32)sums[0]), now, x * old), y = fmaf(as_float((u32)sums[1]), now, y * old);
     }
   }
   float* mine = a.joined[group];

@@ -147,13 +147,18 @@ struct alignas(16) Words {
 DEVICE void store_packet(u64* to, u64 v) {
   asm volatile("st.relaxed.gpu.global.u64 [%0], %1;" ::"l"(to), "l"(v) : "memory");
 }
-DEVICE u64 load_packet(const u64* from) {
-  u64 v;
-  asm volatile("ld.relaxed.gpu.global.u64 %0, [%1];" : "=l"(v) : "l"(from) : "memory");
-  return v;
+// What `to` is stays where it is not to be loaded: no branch, so that several are under way at once.
+DEVICE void load_packets_if(bool whether, const u64* from, u64 (&to)[1]) {
+  asm volatile("{.reg .pred p; setp.ne.u32 p, %2, 0; @p ld.relaxed.gpu.global.u64 %0, [%1];}"
+               : "+l"(to[0])
+               : "l"(from), "r"((u32)whether)
+               : "memory");
 }
-DEVICE void load_packets(const u64* from, u64& a, u64& b) {
-  asm volatile("ld.relaxed.gpu.global.v2.u64 {%0, %1}, [%2];" : "=l"(a), "=l"(b) : "l"(from) : "memory");
+DEVICE void load_packets_if(bool whether, const u64* from, u64 (&to)[2]) {
+  asm volatile("{.reg .pred p; setp.ne.u32 p, %3, 0; @p ld.relaxed.gpu.global.v2.u64 {%0, %1}, [%2];}"
+               : "+l"(to[0]), "+l"(to[1])
+               : "l"(from), "r"((u32)whether)
+               : "memory");
 }
 // Written by other blocks of this launch perhaps, so never from L1.
 DEVICE Words load_words(const void* from) {

@@ -9,11 +9,14 @@
 // that comes before; those who receive `inner` send `from_down` after it; and all that the next layer sends depends on
 // all of both.
 
-// What was asked for at once is looked at from the last to the first: so all is asked for before anything is waited for,
-// which the compiler would not do by itself.
+// Whether words are those of a tag. What was asked for at once is looked at from the last to the first: so all is asked
+// for before anything is waited for, which the compiler would not do by itself.
 struct Packets {
   u32 differing = 0;
 
+  DEVICE static u64 none(u32 tag) { return (u64)tag << 32; }
+  DEVICE static u64 other(u32 tag) { return (u64)~tag << 32; }
+  DEVICE static bool missing(u64 packet, u32 tag) { return (u32)(packet >> 32) != tag; }
   DEVICE void look(u64 packet, u32 tag) { differing = or_differing(differing, (u32)(packet >> 32), tag); }
   DEVICE bool there() const { return FREE || differing == 0; }
 };
@@ -21,9 +24,34 @@ struct Packets {
 struct Quads {  // or others whose lowest bit tells
   u32 differing = 0;
 
+  DEVICE static u64 none(u32 tag) { return tag & 1; }
+  DEVICE static u64 other(u32 tag) { return ~tag & 1; }
+  DEVICE static bool missing(u64 quad, u32 tag) { return ((u32)quad ^ tag) & 1; }
   DEVICE void look(u64 quad, u32 tag) { differing = or_differing(differing, (u32)quad, tag); }
   DEVICE bool there() const { return FREE || (differing & 1) == 0; }
 };
+
+// Waits for words at n places, one or two neighbouring ones each: w[k] are those at `at(k)`, or numbers that are 0 where
+// that is null. Those that were not there are asked for again, and only those: a block asks for up to 30 KB, and all
+// blocks for the same.
+template <class Kind, int n, int size, class At>
+DEVICE void poll(u64 (&w)[n][size], u32 tag, At at) {
+  UNROLL
+  for (int k = 0; k < n; ++k)
+    UNROLL
+    for (int j = 0; j < size; ++j) w[k][j] = at(k) ? Kind::other(tag) : Kind::none(tag);
+  Kind all;
+  do {
+    UNROLL
+    for (int k = 0; k < n; ++k)
+      load_packets_if(Kind::missing(w[k][0], tag) || Kind::missing(w[k][size - 1], tag), at(k), w[k]);
+    all = Kind();
+    UNROLL
+    for (int k = n - 1; k >= 0; --k)
+      UNROLL
+      for (int j = size - 1; j >= 0; --j) all.look(w[k][j], tag);
+  } while (!all.there());
+}
 
 // A word on its way; `to` is null where there is none. It is made first and sent later, so that the making of several
 // goes on at once.
@@ -65,38 +93,21 @@ DEVICE void delay() {
   if (DELAY) nap((cycles() + 977 * block() + 71 * warp()) * 2654435761u % (DELAY + 1));
 }
 
-// Asks for n pairs of words, again and again, until all are there: `ask(k, a[k], b[k])` loads pair k, or leaves it as it
-// is where there is none.
-template <int n, class Ask>
-DEVICE void poll(u64 (&a)[n], u64 (&b)[n], u32 tag, Ask ask) {
-  Quads words;
-  do {
-    UNROLL
-    for (int k = 0; k < n; ++k) {
-      a[k] = b[k] = tag & 1;
-      ask(k, a[k], b[k]);
-    }
-    words = Quads();
-    UNROLL
-    for (int k = n - 1; k >= 0; --k) words.look(b[k], tag), words.look(a[k], tag);
-  } while (!words.there());
-}
-
 // Waits for `n` pairs of quads of each sequence: `take(sequence, i, a, b)` is called for pair i.
 template <int n, class Take>
 DEVICE void receive(const u64* from, u32 tag, Take take) {
   constexpr int all = n * SEQUENCES, rounds = (all + THREADS - 1) / THREADS, at_once = rounds < 12 ? rounds : 12;
   NO_UNROLL
   for (int base = thread(); base < all; base += at_once * THREADS) {
-    u64 a[at_once], b[at_once];
-    poll(a, b, tag, [&](int k, u64& one, u64& next) {
+    u64 quads[at_once][2];
+    poll<Quads>(quads, tag, [&](int k) {
       const int i = base + k * THREADS;
-      if (i < all) load_packets(from + 2 * i, one, next);
+      return i < all ? from + 2 * i : 0;
     });
     UNROLL
     for (int k = 0; k < at_once; ++k) {
       const int i = base + k * THREADS;
-      if (i < all) take(SEQUENCES > 1 ? i / n : 0, SEQUENCES > 1 ? i % n : i, a[k], b[k]);
+      if (i < all) take(SEQUENCES > 1 ? i / n : 0, SEQUENCES > 1 ? i % n : i, quads[k][0], quads[k][1]);
     }
   }
 }

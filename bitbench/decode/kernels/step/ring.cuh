@@ -45,7 +45,7 @@ struct Ring {
 // One thread copies `num_granules` again and again, for `num_steps` steps. Of the first `num_paced` only IN_FLIGHT are under
 // way at a time: what the blocks exchange would queue up behind more (docs/log.md), and memory is kept busy by so many.
 DEVICE void produce(
-    u8* ring, u64* full, u64* empty, const u8* stream, u32 num_granules, u32 num_paced, int num_steps, u32* issued) {
+    u8* ring, u64* full, u64* empty, const u8* stream, u32 num_granules, u32 num_paced, int num_steps) {
   const u64 policy = read_once_policy();
   u32 slot = 0, parity = 1;  // a fresh barrier counts as if the round before the first had passed
   u32 before = NUM_GRANULES - IN_FLIGHT, parity_before = 1;  // of the granule IN_FLIGHT earlier
@@ -56,7 +56,6 @@ DEVICE void produce(
     for (u32 i = 0; i < num_granules; ++i, from += GRANULE) {
       mbarrier_wait(empty + slot, parity);
       if (i < num_paced) mbarrier_wait(full + before, parity_before);
-      if (PROFILE) issued[2 * i] = cycles();
       mbarrier_expect(full + slot, slot ? GRANULE : GRANULE + TAIL);
       bulk_copy(ring + slot * GRANULE, from, GRANULE, full + slot, policy);
       if (slot == 0) bulk_copy(ring + RING, from, TAIL, full + slot, policy);
@@ -68,18 +67,4 @@ DEVICE void produce(
   const u32 n = num_granules * num_steps;
   for (u32 i = n < NUM_GRANULES ? 0 : n - NUM_GRANULES; i < n; ++i)
     mbarrier_wait(full + i % NUM_GRANULES, i / NUM_GRANULES & 1);
-}
-
-// With PROFILE: when each granule had arrived.
-DEVICE void watch(u64* full, u32 num_granules, int num_steps, u32* arrived) {
-  u32 slot = 0, parity = 0;
-  NO_UNROLL
-  for (int step = 0; step < num_steps; ++step) {
-    NO_UNROLL
-    for (u32 i = 0; i < num_granules; ++i) {
-      mbarrier_wait(full + slot, parity);
-      arrived[2 * i + 1] = cycles();
-      if (++slot == NUM_GRANULES) slot = 0, parity ^= 1;
-    }
-  }
 }

@@ -17,7 +17,7 @@
 #define DELAY 0
 #endif
 #define THREADS (32 * WARPS)
-#define BLOCK_THREADS (THREADS + 32 + 32 * PROFILE)  // the last warp is the producer; with PROFILE another watches
+#define BLOCK_THREADS (THREADS + 32)  // the last warp is the producer
 #define GRANULE 8192
 #define RING (GRANULE * NUM_GRANULES)
 #define TAIL 4096

@@ -63,7 +63,6 @@ struct Share {
   FIELD(u64*, times)             /* [1 + num_steps]: when the first began and each ended, nanoseconds by the GPU */   \
   FIELD(u32*, steps_done)        /* since what blocks exchange was cleared */                                         \
   FIELD(u32*, stamps)            /* [blocks][LAYERS + 1][NUM_PRODUCTS][PLACES], cycles; only with PROFILE */          \
-  FIELD(u32*, granule_stamps)    /* [blocks][stream_granules][2]: when asked for, when there; only with PROFILE */      \
   FIELD(int, stream_granules)    /* from one block's stream to the next */                                            \
   FIELD(int, context)            /* positions in cos_sin and in the cache, a multiple of 32 */                        \
   FIELD(int, max_splits)         /* in `parts` */                                                                     \
@@ -113,26 +112,11 @@ struct Residual {
 
   template <int parts>
   DEVICE void add(const u64* from, u32 tag) {
-    u64 quad[SEQUENCES][FOURS_EACH][parts];
-    Quads quads;
-    do {
-      UNROLL
-      for (int b = 0; b < SEQUENCES; ++b)
-        UNROLL
-        for (int i = 0; i < FOURS_EACH; ++i)
-          UNROLL
-          for (int p = 0; p < parts; ++p) {
-            const int four = thread() + i * THREADS;
-            quad[b][i][p] = four < FOURS ? load_packet(from + (p * SEQUENCES + b) * FOURS + four) : tag;
-          }
-      quads = Quads();
-      UNROLL
-      for (int b = SEQUENCES - 1; b >= 0; --b)
-        UNROLL
-        for (int i = FOURS_EACH - 1; i >= 0; --i)
-          UNROLL
-          for (int p = parts - 1; p >= 0; --p) quads.look(quad[b][i][p], tag);
-    } while (!quads.there());
+    u64 quads[SEQUENCES * FOURS_EACH * parts][1];
+    poll<Quads>(quads, tag, [&](int k) {
+      const int four = thread() + k / parts % FOURS_EACH * THREADS, vector = k % parts * SEQUENCES + k / parts / FOURS_EACH;
+      return four < FOURS ? from + vector * FOURS + four : 0;
+    });
     UNROLL
     for (int b = 0; b < SEQUENCES; ++b)
       UNROLL
@@ -141,7 +125,7 @@ struct Residual {
         for (int p = 0; p < parts; ++p)
           UNROLL
           for (int k = 0; k < 2; ++k) {
-            const u32 two = (u32)(quad[b][i][p] >> 32 * k);
+            const u32 two = (u32)(quads[(b * FOURS_EACH + i) * parts + p][0] >> 32 * k);
             at[b][i][2 * k] += low(two), at[b][i][2 * k + 1] += high(two);
           }
   }
@@ -289,22 +273,24 @@ DEVICE void choose(const Step& s, u64 best, u32 tag, int (&token)[SEQUENCES], Sh
   block_most(best, most, m);
   if (thread() == 0) {
     UNROLL
-    for (int b = 0; b < SEQUENCES; ++b) store_packet(s.best + b * 2 * pairs + block(), most[b] | (tag & 1));
+    for (int b = 0; b < SEQUENCES; ++b) {
+      u64* to = s.best + b * 2 * pairs + block();
+      store_packet(to, most[b] | (tag & 1));
+      if (block() + 1 == num_blocks() && num_blocks() % 2) store_packet(to + 1, most[b] | (tag & 1));  // nobody's
+    }
   }
   best = 0;
   const int first = group() < ONE_SEQUENCE ? group() / SEQUENCES * ROWS + thread() % ROWS : pairs;
   for (int from = first; from < pairs; from += at_once * apart) {
-    u64 a[at_once], b[at_once];
-    poll(a, b, tag, [&](int k, u64& one, u64& next) {
+    u64 words[at_once][2];
+    poll<Quads>(words, tag, [&](int k) {
       const int pair = from + k * apart;
-      if (pair < pairs) load_packets(s.best + 2 * (sequence * pairs + pair), one, next);
-      if (2 * pair + 1 >= num_blocks()) next = tag & 1;  // nobody's
+      return pair < pairs ? s.best + 2 * (sequence * pairs + pair) : 0;
     });
     UNROLL
-    for (int k = 0; k < at_once; ++k) {
-      best = a[k] > best ? a[k] : best;
-      best = b[k] > best ? b[k] : best;
-    }
+    for (int k = 0; k < at_once; ++k)
+      UNROLL
+      for (int j = 0; j < 2; ++j) best = words[k][j] > best ? words[k][j] : best;
   }
   fence_all_blocks();
   block_sync();  // everybody has read m.best
@@ -338,7 +324,7 @@ DEVICE void vector_of(const Step& s, Residual& r, Shared& m, int layer, int spli
   if constexpr (which == O || which == DOWN) {
     if (!count) return;
     constexpr int inputs = Product<which>::inputs;
-    if (which == O && attends_itself(splits)) return;
+    if (which == O && attends_itself(splits)) return stamp(s, layer, which, 1);
     const int part = first / (HIDDEN / 16);
     const u64* from = (which == O ? s.attended : s.inner) + part * SEQUENCES * (inputs / 4);
     receive<inputs / 8>(from, tag, [&](int sequence, int i, u64 a, u64 b) {
@@ -489,14 +475,10 @@ KERNEL decode_steps(PARAMETERS(STEP)) {
   }
   block_sync_all();
   if (thread() >= THREADS) {
-    u32* times = s.granule_stamps + (u64)block() * s.stream_granules * 2;
     if (thread() == THREADS)
       produce(
           bytes, m.full, m.empty, stream_of(s, block()), m.share.num_granules, m.share.head_offset / GRANULE,
-          s.num_steps, times);
-#if PROFILE
-    if (thread() == THREADS + 32) watch(m.full, m.share.num_granules, s.num_steps, times);
-#endif
+          s.num_steps);
     return;
   }
   Ring ring = {bytes, m.full, m.empty, 0, 0, 0};
