@@ -182,7 +182,6 @@ inline void bulk_copy(void* to, const void* from, u32 bytes, u64* full, u64) {
   memset(to, 0xff, bytes);  // what is read too early is not a number
   copies.push_back({to, from, bytes, full});
 }
-inline void prefetch(const void*, u32) {}
 static void some_copies() {
   for (size_t i = 0; i < copies.size();) {
     if (dice() % 4) {

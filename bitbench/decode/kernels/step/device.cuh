@@ -139,11 +139,6 @@ DEVICE void bulk_copy(void* to, const void* from, u32 bytes, u64* full, u64 poli
       : "memory");
 }
 
-// From global memory to L2 only.
-DEVICE void prefetch(const void* from, u32 bytes) {
-  asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(from), "r"(bytes) : "memory");
-}
-
 struct alignas(16) Words {
   u32 x, y, z, w;
 };

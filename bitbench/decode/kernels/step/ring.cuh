@@ -59,8 +59,6 @@ DEVICE void produce(
       mbarrier_expect(full + slot, slot ? GRANULE : GRANULE + TAIL);
       bulk_copy(ring + slot * GRANULE, from, GRANULE, full + slot, policy);
       if (slot == 0) bulk_copy(ring + RING, from, TAIL, full + slot, policy);
-      // While the first of lm_head wait in the ring for the layers to end, memory has nothing else to do.
-      if (i - num_paced < L2_AHEAD && i + NUM_GRANULES < num_granules) prefetch(from + NUM_GRANULES * GRANULE, GRANULE);
       if (++slot == NUM_GRANULES) slot = 0, parity ^= 1;
       if (++before == NUM_GRANULES) before = 0, parity_before ^= 1;
     }

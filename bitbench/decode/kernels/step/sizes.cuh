@@ -18,9 +18,6 @@
 #endif
 #define THREADS (32 * WARPS)
 #define BLOCK_THREADS (THREADS + 32)  // the last warp is the producer
-#ifndef L2_AHEAD
-#define L2_AHEAD 16  // granules of lm_head that are in L2 when the layers end: some 17 MB of all blocks
-#endif
 #define GRANULE 8192
 #define RING (GRANULE * NUM_GRANULES)
 #define TAIL 4096
