@@ -8,7 +8,7 @@
 //
 // Weights of 8 and 4 bits become float16 by a mask: bits in the lowest places of an otherwise empty half are a subnormal
 // number, q 2^-24, or q 2^-20 four places higher, exact, and tensor cores take subnormal numbers as they are. What must be
-// subtracted for the zero point is a multiple of the vector's sum over the unit, found by a product with ones. Sums
+// subtracted for the zero point is a multiple of the vector's sum over the unit, found by a product with ones beside the others. Sums
 // are float32.
 
 #define ROWS 16
@@ -57,7 +57,6 @@ struct Tile {
 template <int bits, int unit_inputs>
 struct VectorPart {
   Words at[unit_inputs / 32];
-  float ones[2][4];
 
   DEVICE void load(const u32* x, int row) {
     UNROLL
@@ -66,19 +65,15 @@ struct VectorPart {
       if (lane() / 4 < SEQUENCES) w = *(const Words*)(x + lane() / 4 * row + 16 * i + 4 * (lane() % 4));
       at[i] = bits == 4 ? Words{w.x, w.z, w.y, w.w} : w;
     }
-    if (bits == 16) return;
-    constexpr u32 one = BF16 ? 0x3f803f80u : 0x3c003c00u;
-    UNROLL
-    for (int i = 0; i < 4; ++i) ones[0][i] = ones[1][i] = 0;
-    UNROLL
-    for (int i = 0; i < unit_inputs / 32; ++i) {
-      mma(ones[0], one, one, one, one, at[i].x, at[i].y);
-      mma(ones[1], one, one, one, one, at[i].z, at[i].w);
-    }
   }
-
-  DEVICE float sum(int column) const { return ones[0][column] + ones[1][column]; }
 };
+
+// The sums of a chunk's inputs, by columns: rows of ones.
+DEVICE void add_sums(const Words& x, float (&sum)[4]) {
+  constexpr u32 one = BF16 ? 0x3f803f80u : 0x3c003c00u;
+  mma(sum, one, one, one, one, x.x, x.y);
+  mma(sum, one, one, one, one, x.z, x.w);
+}
 
 // A tile's unit as this lane has it.
 template <int bits, int unit_inputs>
@@ -114,14 +109,14 @@ struct TilePart {
     }
   }
 
-  // What the sums mean for row g (0) or g + 8 (1) and column 2t or 2t + 1: without the row's scale for 8 bits.
-  DEVICE float result(
-      int row, int column, const float (&a)[4], const float (&b)[4], const VectorPart<bits, unit_inputs>& x) const {
+  // What the sums mean for row g (0) or g + 8 (1) and column 2t or 2t + 1, `sum` being that of the column's inputs:
+  // without the row's scale for 8 bits.
+  DEVICE float result(int row, int column, const float (&a)[4], const float (&b)[4], float sum) const {
     const float p = a[2 * row + column], q = b[2 * row + column];
     if constexpr (bits == 16) return p + q;
-    if constexpr (bits == 8) return fmaf(p + q, 0x1p24f, -128.0f * x.sum(column));
+    if constexpr (bits == 8) return fmaf(p + q, 0x1p24f, -128.0f * sum);
     const u32 pair = (u32)(ends >> 32 * row);  // scale, zero point
-    return low(pair) * fmaf(fmaf(p, 16.0f, q), 0x1p20f, -high(pair) * x.sum(column));
+    return low(pair) * fmaf(fmaf(p, 16.0f, q), 0x1p20f, -high(pair) * sum);
   }
 };
 
@@ -132,21 +127,26 @@ DEVICE void multiply_at_once(
     const Ring& ring, const u32 (&offset)[units][tiles], const VectorPart<bits, unit_inputs> (&x)[units], int num,
     float (&y)[tiles][2][LANE_COLUMNS]) {
   TilePart<bits, unit_inputs> w[units][tiles];
-  float a[units][tiles][4], b[units][tiles][4];
+  float a[units][tiles][4], b[units][tiles][4], sum[units][4];
   UNROLL
-  for (int u = 0; u < units; ++u)
+  for (int u = 0; u < units; ++u) {
+    UNROLL
+    for (int k = 0; k < 4; ++k) sum[u][k] = 0;
     UNROLL
     for (int t = 0; t < tiles; ++t) {
       w[u][t].load(ring.at(offset[u][t]));
       UNROLL
       for (int k = 0; k < 4; ++k) a[u][t][k] = b[u][t][k] = 0;
     }
+  }
   UNROLL
   for (int i = 0; i < unit_inputs / 32; ++i)
     UNROLL
-    for (int u = 0; u < units; ++u)
+    for (int u = 0; u < units; ++u) {
       UNROLL
       for (int t = 0; t < tiles; ++t) w[u][t].multiply(i, x[u].at[i], a[u][t], b[u][t]);
+      if (bits < 16) add_sums(x[u].at[i], sum[u]);
+    }
   UNROLL
   for (int t = 0; t < tiles; ++t)
     UNROLL
@@ -156,7 +156,7 @@ DEVICE void multiply_at_once(
         y[t][row][c] = 0;
         UNROLL
         for (int u = 0; u < units; ++u) {
-          const float one = w[u][t].result(row, c, a[u][t], b[u][t], x[u]);
+          const float one = w[u][t].result(row, c, a[u][t], b[u][t], sum[u][c]);
           y[t][row][c] += u == 0 || u < num ? one : 0.0f;
         }
       }
