@@ -120,6 +120,6 @@ def _beside_ring(config: DecoderConfig, num_blocks: int, o_parts: int, num_warps
     partial = 4 * MOST_TILES * num_warps * sums
     group, head_dim = config.num_heads // config.num_kv_heads, config.head_dim
     joined = 4 * 4 * 18  # a warp's part of what joins the parts of a long context
-    attention = 16 * (head_dim + 32) + 4 * head_dim + num_warps * (512 + 64 + max(4 * group * head_dim, joined))
+    attention = 16 * (head_dim + 32) + 4 * head_dim + 32 + num_warps * (64 + max(4 * group * (head_dim + 8), joined))
     vectors = num_sequences * (2 * _inputs(config, num_blocks, o_parts) + 64)
     return 2 * 8 * 32 + (16 + 32) * num_warps + vectors + max(partial, attention) + 384

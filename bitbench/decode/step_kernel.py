@@ -66,6 +66,7 @@ class StepKernel(FirstOfAll):
             logits_BV, read = self._prompts.read(ids)
             b["keys"][:, :, :, :length] = read.keys[:, :, :length].transpose(2, 3)
             b["values"][..., :length] = read.values[:, :, :length].permute(0, 1, 3, 4, 2)
+            b["values"][..., length:] = 0  # attention multiplies them by 0
             b["logits"].copy_(logits_BV)
             b["token"].copy_(logits_BV.argmax(dim=-1))
             b["output"][:, length] = b["token"]

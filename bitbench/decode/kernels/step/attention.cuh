@@ -1,15 +1,20 @@
 // Attention of a sequence's new token over its cache, one key head and one part of the context a block: the query heads
-// that share a key head (up to eight) are the columns of the products, so keys and values are read once for all of them.
+// that share a key head (up to eight) are the rows of the products, so keys and values are read once for all of them.
 //
-// Keys lie as [position][dimension] and values as [dimension][position], so that both are rows of a left operand and a
-// lane reads 16 bytes of them at once. What lies in the cache is asked for before the query is there. The new token's
-// own key and value come with the query and are put in their places in registers.
+// Keys lie as [position][dimension] and values as [dimension][position], so that both are columns of a right operand and
+// a lane reads 16 bytes of them at once. Which positions are which columns is chosen so that a lane's scores are those of
+// the eight positions whose values it has: weights go from one product to the other within registers, as in
+// FlashAttention-2 (arXiv 2307.08691). What lies in the cache is asked for before the query is there. The new token's own
+// key and value come with the query, and what it adds is joined with what the warps have found.
+//
+// Values behind the last position must be numbers, for they are multiplied by 0.
 
 #define GROUP_HEADS (HEADS / KV_HEADS)
 #define CHUNK 32         // positions that a warp takes at a time
 #define NEVER (-1e30f)   // the score of a position that is not seen
 #define LOG2_E 1.4426950408889634f
 #define QUERY_ROW (HEAD_DIM + 32)  // 16-bit numbers; rows begin in alternate halves of the banks
+#define OUT_ROW (HEAD_DIM + 8)     // rows begin in other banks
 #define JOIN_PAIRS 8     // pairs of dimensions of a head that a block joins
 #define JOINS (HEAD_DIM / 2 / JOIN_PAIRS)  // blocks to a head
 #define JOIN_GROUPS (THREADS / JOIN_PAIRS)
@@ -21,10 +26,9 @@ static_assert(HEAD_DIM == 64 || HEAD_DIM == 128, "heads of 64 or 128");
 struct AttentionScratch {
   alignas(16) u16 query[8][QUERY_ROW];
   alignas(16) u16 key[HEAD_DIM], value[HEAD_DIM];
-  alignas(16) u16 weight[WARPS][8][CHUNK];
-  float most[WARPS][8], sum[WARPS][8];
+  float most[WARPS + 1][8], sum[WARPS][8];  // the last is the new token's score
   union {
-    float out[WARPS][GROUP_HEADS][HEAD_DIM];
+    float out[WARPS][GROUP_HEADS][OUT_ROW];
     float joined[JOIN_GROUPS][2 * JOIN_PAIRS + 2];  // weighted sums, their maximum, the sum of weights
   };
 };
@@ -125,68 +129,38 @@ DEVICE void receive_heads(
   }
 }
 
-// Keys of 32 positions as left operands: [16 positions each][32 dimensions each][rows g and g + 8].
+// Keys of 32 positions as right operands, [8 positions each][32 dimensions each]: column m of tile i is position
+// 8 (m / 2) + 2 i + m % 2.
 struct Keys {
-  Words at[2][HEAD_DIM / 32][2];
+  Words at[4][HEAD_DIM / 32];
 
   DEVICE void load(const Step& s, u64 head, int start) {
+    const int g = lane() / 4;
     UNROLL
-    for (int tile = 0; tile < 2; ++tile)
+    for (int tile = 0; tile < 4; ++tile)
       UNROLL
       for (int chunk = 0; chunk < HEAD_DIM / 32; ++chunk)
-        UNROLL
-        for (int r = 0; r < 2; ++r)
-          at[tile][chunk][r] =
-              load_words(s.keys + (head * s.context + start + 16 * tile + 8 * r + lane() / 4) * HEAD_DIM + 32 * chunk +
-                         8 * (lane() % 4));
-  }
-
-  // The key at `at_position`, counted from the first of these, is the new one.
-  DEVICE void put(const u16* key, int at_position) {
-    UNROLL
-    for (int tile = 0; tile < 2; ++tile)
-      UNROLL
-      for (int chunk = 0; chunk < HEAD_DIM / 32; ++chunk)
-        UNROLL
-        for (int r = 0; r < 2; ++r)
-          if (at_position / 8 == 2 * tile + r && at_position % 8 == lane() / 4)
-            at[tile][chunk][r] = *(const Words*)(key + 32 * chunk + 8 * (lane() % 4));
+        at[tile][chunk] = load_words(s.keys + (head * s.context + start + g / 2 * 8 + 2 * tile + g % 2) * HEAD_DIM +
+                                     32 * chunk + 8 * (lane() % 4));
   }
 };
 
-// Values of 32 positions as left operands, transposed: [16 dimensions each][rows g and g + 8].
+// Values of 32 positions as right operands, transposed, [8 dimensions each].
 struct Values {
-  Words at[HEAD_DIM / 16][2];
+  Words at[HEAD_DIM / 8];
 
   DEVICE void load(const Step& s, u64 head, int start) {
     UNROLL
-    for (int tile = 0; tile < HEAD_DIM / 16; ++tile)
-      UNROLL
-      for (int r = 0; r < 2; ++r)
-        at[tile][r] = load_words(s.values + (head * HEAD_DIM + 16 * tile + 8 * r + lane() / 4) * s.context + start +
-                                 8 * (lane() % 4));
-  }
-
-  // The value at `at_position` is the new one, and those behind it, which nobody has written, are 0.
-  DEVICE void put(const u16* value, int at_position) {
-    const int mine = at_position - 8 * (lane() % 4);
-    u32 keep[4], first[4], second[4];
-    UNROLL
-    for (int j = 0; j < 4; ++j) {
-      keep[j] = mine > 2 * j + 1 ? ~0u : mine == 2 * j + 1 ? 0xffffu : 0u;
-      first[j] = mine == 2 * j ? 1u : 0u, second[j] = mine == 2 * j + 1 ? 0x10000u : 0u;
-    }
-    UNROLL
-    for (int tile = 0; tile < HEAD_DIM / 16; ++tile)
-      UNROLL
-      for (int r = 0; r < 2; ++r) {
-        const u32 v = value[16 * tile + 8 * r + lane() / 4];
-        Words& w = at[tile][r];
-        w.x = (w.x & keep[0]) | v * (first[0] + second[0]), w.y = (w.y & keep[1]) | v * (first[1] + second[1]);
-        w.z = (w.z & keep[2]) | v * (first[2] + second[2]), w.w = (w.w & keep[3]) | v * (first[3] + second[3]);
-      }
+    for (int tile = 0; tile < HEAD_DIM / 8; ++tile)
+      at[tile] = load_words(s.values + (head * HEAD_DIM + 8 * tile + lane() / 4) * s.context + start + 8 * (lane() % 4));
   }
 };
+
+// Queries, or weights, of eight heads times eight columns: `left` are the operand's rows 0 to 7, the others are 0.
+DEVICE void multiply_heads(float (&sum)[4], const Words& left, const Words& right) {
+  mma(sum, left.x, 0, left.y, 0, right.x, right.y);
+  mma(sum, left.z, 0, left.w, 0, right.z, right.w);
+}
 
 // Where four dimensions from d on of a head, counted over all sequences, are sent: to their part of o.
 DEVICE u64* attended(const Step& s, int head, int d) {
@@ -200,7 +174,8 @@ DEVICE u64* attended(const Step& s, int head, int d) {
 DEVICE void attend(const Step& s, int layer, const Part& part, int position, u32 tag, u32* x, AttentionScratch& a) {
   const int kv = part.kv, split = part.split, splits = part.splits;
   const int length = position + 1, span = ((length + splits - 1) / splits + CHUNK - 1) / CHUNK * CHUNK;
-  const int begin = split * span, end = begin + span < length ? begin + span : length;
+  const int begin = split * span, end = begin + span < position ? begin + span : position;  // in the cache
+  const bool newest = position >= begin && position < begin + span;
   const u64 head = head_of(layer, part.sequence, kv);
   const int g = lane() / 4, t = lane() % 4, first = begin + CHUNK * warp();
   Keys keys;
@@ -210,89 +185,80 @@ DEVICE void attend(const Step& s, int layer, const Part& part, int position, u32
     if (HEAD_DIM == 64) values.load(s, head, first);  // registers do not suffice for more
   }
   block_sync();  // what the phase before keeps here has been read
-  receive_heads(s, layer, part, position, tag, part.append && position >= begin && position < end, a);
+  receive_heads(s, layer, part, position, tag, part.append && newest, a);
   block_sync();
-  float most[2] = {NEVER, NEVER}, sum[2] = {0, 0}, out[HEAD_DIM / 16][4];
+  Words query[HEAD_DIM / 32];
   UNROLL
-  for (int i = 0; i < HEAD_DIM / 16; ++i)
+  for (int chunk = 0; chunk < HEAD_DIM / 32; ++chunk) query[chunk] = *(const Words*)(a.query[g] + 32 * chunk + 8 * t);
+  if (warp() == WARPS - 1) {  // the last to have positions of the cache
+    float score[4] = {0, 0, 0, 0};
+    UNROLL
+    for (int chunk = 0; chunk < HEAD_DIM / 32; ++chunk)
+      multiply_heads(score, query[chunk], *(const Words*)(a.key + 32 * chunk + 8 * t));
+    if (t == 0) a.most[WARPS][g] = newest ? score[0] : NEVER;
+  }
+  float most = NEVER, sum = 0, out[HEAD_DIM / 8][4];
+  UNROLL
+  for (int i = 0; i < HEAD_DIM / 8; ++i)
     UNROLL
     for (int j = 0; j < 4; ++j) out[i][j] = 0;
+  NO_UNROLL
   for (int start = first; start < end; start += CHUNK * WARPS) {
     const int next = start + CHUNK * WARPS;
     if (HEAD_DIM != 64) values.load(s, head, start);
-    const bool last = position - start < CHUNK;
-    if (last) keys.put(a.key, position - start);
-    float score[2][4];
+    float score[4][4], highest = most;  // of head g, at positions 8 t + 2 i and one more
     UNROLL
-    for (int tile = 0; tile < 2; ++tile) {
+    for (int i = 0; i < 4; ++i)
       UNROLL
-      for (int j = 0; j < 4; ++j) score[tile][j] = 0;
+      for (int j = 0; j < 4; ++j) score[i][j] = 0;
+    UNROLL
+    for (int chunk = 0; chunk < HEAD_DIM / 32; ++chunk)
       UNROLL
-      for (int chunk = 0; chunk < HEAD_DIM / 32; ++chunk) {
-        const Words q = *(const Words*)(a.query[g] + 32 * chunk + 8 * t);
-        const Words &k = keys.at[tile][chunk][0], &l = keys.at[tile][chunk][1];
-        mma(score[tile], k.x, l.x, k.y, l.y, q.x, q.y);
-        mma(score[tile], k.z, l.z, k.w, l.w, q.z, q.w);
-      }
-    }
+      for (int i = 0; i < 4; ++i) multiply_heads(score[i], query[chunk], keys.at[i][chunk]);
     if (next < end) keys.load(s, head, next);  // under way while these are weighed
     UNROLL
-    for (int c = 0; c < 2; ++c) {  // the column of head 2t + c
-      float highest = NEVER;
-      UNROLL
-      for (int i = 0; i < 4; ++i) {
-        float& one = score[i / 2][i % 2 * 2 + c];
-        if (start + 8 * i + g > position) one = NEVER;
-        highest = one > highest ? one : highest;
-      }
-      UNROLL
-      for (int d = 4; d < 32; d *= 2) {
-        const float other = from_lane(highest, d);
-        highest = other > highest ? other : highest;
-      }
-      highest = most[c] > highest ? most[c] : highest;
-      const float factor = exp2_fast(most[c] - highest);
-      most[c] = highest, sum[c] *= factor;
-      UNROLL
-      for (int i = 0; i < 4; ++i) {
-        const float weight = exp2_fast(score[i / 2][i % 2 * 2 + c] - highest);
-        sum[c] += weight;
-        a.weight[warp()][2 * t + c][8 * i + g] = (u16)pack(weight, 0);
-      }
-      UNROLL
-      for (int i = 0; i < HEAD_DIM / 16; ++i) out[i][c] *= factor, out[i][2 + c] *= factor;
+    for (int i = 0; i < 8; ++i) {
+      float& one = score[i / 2][i % 2];
+      if (start + 8 * t + i >= end) one = NEVER;
+      highest = one > highest ? one : highest;
     }
-    if (last) values.put(a.value, position - start);
-    warp_sync();
-    const Words w = *(const Words*)(a.weight[warp()][g] + 8 * t);
-    warp_sync();
     UNROLL
-    for (int i = 0; i < HEAD_DIM / 16; ++i) {
-      const Words &v = values.at[i][0], &u = values.at[i][1];
-      mma(out[i], v.x, u.x, v.y, u.y, w.x, w.y);
-      mma(out[i], v.z, u.z, v.w, u.w, w.z, w.w);
+    for (int d = 1; d < 4; d *= 2) {
+      const float other = from_lane(highest, d);
+      highest = other > highest ? other : highest;
+    }
+    const float factor = exp2_fast(most - highest);
+    most = highest, sum *= factor;
+    u32 weights[4];
+    UNROLL
+    for (int i = 0; i < 4; ++i) {
+      const float one = exp2_fast(score[i][0] - highest), next_one = exp2_fast(score[i][1] - highest);
+      sum += one + next_one, weights[i] = pack(one, next_one);
+    }
+    UNROLL
+    for (int i = 0; i < HEAD_DIM / 8; ++i) {
+      out[i][0] *= factor, out[i][1] *= factor;
+      multiply_heads(out[i], {weights[0], weights[1], weights[2], weights[3]}, values.at[i]);
     }
     if (HEAD_DIM == 64 && next < end) values.load(s, head, next);
   }
   UNROLL
-  for (int c = 0; c < 2; ++c) {
+  for (int d = 1; d < 4; d *= 2) sum += from_lane(sum, d);
+  if (t == 0) a.most[warp()][g] = most, a.sum[warp()][g] = sum;
+  if (g < GROUP_HEADS) {
     UNROLL
-    for (int d = 4; d < 32; d *= 2) sum[c] += from_lane(sum[c], d);
-    const int h = 2 * t + c;
-    if (g == 0) a.most[warp()][h] = most[c], a.sum[warp()][h] = sum[c];
-    if (h < GROUP_HEADS) {
-      UNROLL
-      for (int i = 0; i < HEAD_DIM / 16; ++i)
-        a.out[warp()][h][16 * i + g] = out[i][c], a.out[warp()][h][16 * i + 8 + g] = out[i][2 + c];
-    }
+    for (int i = 0; i < HEAD_DIM / 8; ++i)
+      *(u64*)&a.out[warp()][g][8 * i + 2 * t] = (u64)as_bits(out[i][1]) << 32 | as_bits(out[i][0]);
   }
   block_sync();
   for (int i = thread(); i < GROUP_HEADS * HEAD_DIM / 2; i += THREADS) {
     const int h = i / (HEAD_DIM / 2), d = i % (HEAD_DIM / 2) * 2;
     const int of_all = part.sequence * HEADS + kv * GROUP_HEADS + h;
-    float top = NEVER, total = 0, y = 0, z = 0;
+    float top = NEVER;
     UNROLL
-    for (int w = 0; w < WARPS; ++w) top = a.most[w][h] > top ? a.most[w][h] : top;
+    for (int w = 0; w <= WARPS; ++w) top = a.most[w][h] > top ? a.most[w][h] : top;
+    const u32 newest_two = *(const u32*)&a.value[d];
+    float total = exp2_fast(a.most[WARPS][h] - top), y = low(newest_two) * total, z = high(newest_two) * total;
     UNROLL
     for (int w = 0; w < WARPS; ++w) {
       const float factor = exp2_fast(a.most[w][h] - top);
