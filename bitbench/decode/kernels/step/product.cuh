@@ -8,8 +8,8 @@
 //
 // Weights of 8 and 4 bits become float16 by a mask: bits in the lowest places of an otherwise empty half are a subnormal
 // number, q 2^-24, or q 2^-20 four places higher, exact, and tensor cores take subnormal numbers as they are. What must be
-// subtracted for the zero point is a multiple of the vector's sum over the unit, found by a product with ones beside the others. Sums
-// are float32.
+// subtracted for the zero point is a multiple of the vector's sum over the unit, found by a product with ones beside the
+// others. Sums are float32.
 
 #define ROWS 16
 #define TILES 8  // at most so many tiles are multiplied between two synchronisations
