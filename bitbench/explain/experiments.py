@@ -14,6 +14,8 @@ OUTLIERS, NO_OUTLIERS = "bnb-int8", "bnb-int8-t0"
 
 PROPORTIONAL = 0.5
 """From half of a proportional growth on, a step is said to grow with its load."""
+MOSTLY_IDLE = 0.5
+"""Of a step: more idle time than this share says that it is not memory that is waited for."""
 LITTLE_IDLE = 0.1
 """Of a step: less idle time than this share explains nothing that a batch gains."""
 
@@ -158,13 +160,17 @@ def _of_size(first: CellSummary, last: CellSummary) -> str:
 
 def _of_context(first: CellSummary, last: CellSummary) -> str:
     tokens = f"{_context(first):,.0f} to {_context(last):,.0f} tokens of context"
+    growth = _growth(first, last)
+    told = f"from {tokens} a step takes {units.ratio(growth)} as long"
     speedup, interval = speedup_over(first.process_tpots_s, last.process_tpots_s)
     if speedup is not None and verdict(speedup, interval) == "ambiguous":
-        return f"from {tokens} TPOT does not change beyond the noise: reading the KV cache is not what a step waits for"
-    growth = _growth(first, last)
+        told += ", which these processes cannot tell from noise"
+        idle = None if last.gpu_busy is None else 1 - last.gpu_busy
+        if idle is None or idle < MOSTLY_IDLE:
+            return told
+        return f"{told}; the GPU idles for {units.percent(idle)} % of the longest: it does not wait for the KV cache"
     read = (last.bytes_per_step or 0) / first.bytes_per_step if first.bytes_per_step else None
-    bytes_ = f", for {units.ratio(read)} the bytes" if read else ""
-    return f"from {tokens} a step takes {units.ratio(growth)} as long{bytes_}"
+    return f"{told}, for {units.ratio(read)} the bytes" if read else told
 
 
 def _growth(first: CellSummary, last: CellSummary) -> float:
