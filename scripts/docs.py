@@ -33,7 +33,7 @@ from bitbench.results.summary import summarize
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
 _BLOCK = re.compile(r"(<!-- table (\S+)(?: (\w+))? -->\n).*?(<!-- /table -->)", re.DOTALL)
-_PICTURED = "results/h100-engines-qwen2.5-0.5b.jsonl"
+_PICTURED = "results/h200-engines-qwen2.5-0.5b.jsonl"
 _NOTE = "<!-- written by scripts/docs.py (make docs); edit the code, not this page -->\n\n"
 
 

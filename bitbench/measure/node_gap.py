@@ -15,8 +15,8 @@ def node_gap_s(device: str) -> float:
     A graph of a thousand kernels each of which waits for the one before and is unlike it, as in a model: 110 times
     the eight of an RMSNorm in float32 (arXiv 1910.07467), and a product. The time of a replay by CUDA events without a
     profiler, less the time in which the profiler sees a kernel run, for each kernel. A step of N kernels that are busy
-    for B seconds then takes B + N x this gap. Where all kernels are the same the gap is shorter: 0.04 us instead of
-    0.3 on an H200 (docs/log.md). Raises ProfilerRefused.
+    for B seconds then takes B + N x this gap. Where all kernels are the same the gap is shorter: 0.03 us instead of
+    0.14 on an H200 (docs/log.md). Raises ProfilerRefused.
     """
     import torch
 
