@@ -132,8 +132,9 @@ def _context(row: CellSummary) -> float:
 def _of_batch(first: CellSummary, last: CellSummary) -> str:
     """A step is a fixed part and a part for each sequence; their split from the first and the last row."""
     growth, load = _growth(first, last), last.batch_size / first.batch_size
+    longer = f"{units.ratio(growth)} as long as" if growth > 1 else f"no longer ({units.ratio(growth)}) than"
     told = (
-        f"a step for {last.batch_size} sequences takes {units.ratio(growth)} as long as one for {first.batch_size}, so "
+        f"a step for {last.batch_size} sequences takes {longer} one for {first.batch_size}, so "
         f"a token costs {units.significant(growth / load, 2)} of what it did"
     )
     if growth - 1 >= PROPORTIONAL * (load - 1):

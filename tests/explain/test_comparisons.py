@@ -84,7 +84,8 @@ def _batch(size: int, tpot: float) -> list[Record]:
 def test_batches_show_whether_launches_are_shared() -> None:
     found = _only([*_batch(32, 0.018), *_batch(1, 0.015)])
     assert found.varied == "batch" and [line[0] for line in found.lines] == ["1", "32"]
-    assert "takes 1.20x as long" in found.finding
+    assert "takes 1.20x as long as one for 1" in found.finding
+    assert "takes no longer (0.90x) than one for 1" in _only([*_batch(32, 0.0135), *_batch(1, 0.015)]).finding
     assert "idle time per token goes from 13.0 ms to 500 us" in found.finding
     assert "grows with the batch" in _only([*_batch(1, 0.015), *_batch(32, 0.4)]).finding
     busy = [*_batch(1, 0.0021), *_batch(8, 0.0023)]  # of 2 ms busy
