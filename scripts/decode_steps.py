@@ -9,7 +9,6 @@ places of a layer, by what a block has to do there. Appends one JSON line a meth
 
 import argparse
 import itertools
-import json
 import statistics
 import time
 from collections.abc import Iterable
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from lines import append
 
 from bitbench.decode import decoder as decoders
 from bitbench.decode.step_kernel import StepKernel, on_cuda
@@ -118,17 +118,9 @@ def options(about: str | None, methods: Iterable[str], positions: int) -> argpar
 
 
 def keep(line: dict[str, Any], arguments: argparse.Namespace, environment: Environment, kernel_source: str) -> None:
-    """Say of a line where and how it was measured, and append it where that was asked for."""
-    line |= {
-        "prompt_len": arguments.prompt_len,
-        "output_len": arguments.output_len,
-        "device_name": environment.device_name,
-        "versions": environment.versions,
-        "kernel_source": kernel_source,
-    }
-    if arguments.out:
-        with arguments.out.open("a", encoding="utf-8") as out:
-            out.write(json.dumps(line) + "\n")
+    """Say of a line how it was measured, and append it where that was asked for."""
+    how = {"prompt_len": arguments.prompt_len, "output_len": arguments.output_len, "kernel_source": kernel_source}
+    append(line | how, environment, arguments.out)
 
 
 def main() -> None:

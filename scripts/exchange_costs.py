@@ -6,11 +6,11 @@ Prints a table and, with --out, appends one JSON line a variant: microseconds a 
 """
 
 import argparse
-import json
 import statistics
 from pathlib import Path
 
 import torch
+from lines import append
 
 from bitbench.results.machine import collect
 
@@ -62,12 +62,8 @@ def main() -> None:
             "launches": arguments.launches,
             "median_us": round(median, 4),
             "min_us": round(least, 4),
-            "device_name": environment.device_name,
-            "versions": environment.versions,
         }
-        if arguments.out:
-            with arguments.out.open("a", encoding="utf-8") as out:
-                out.write(json.dumps(line) + "\n")
+        append(line, environment, arguments.out)
 
 
 if __name__ == "__main__":

@@ -5,11 +5,11 @@ hold, and what it costs when they do not. Appends one JSON line with --out.
 """
 
 import argparse
-import json
 from pathlib import Path
 from typing import Any
 
 import torch
+from lines import append
 
 from bitbench.results.machine import collect
 
@@ -56,10 +56,7 @@ def main() -> None:
         each = {str(warps): round(cycles_each(kilobytes, warps, blocks), 2) for warps in (1, 4, 7)}
         rows.append({"kilobytes": kilobytes, "cycles_by_warps": each})
         print(rows[-1], flush=True)
-    line = {"rows": rows, "device_name": environment.device_name, "versions": environment.versions}
-    if arguments.out:
-        with arguments.out.open("a", encoding="utf-8") as out:
-            out.write(json.dumps(line) + "\n")
+    append({"rows": rows}, environment, arguments.out)
 
 
 if __name__ == "__main__":

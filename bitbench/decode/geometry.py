@@ -101,8 +101,7 @@ def geometry(config: DecoderConfig, num_blocks: int, num_warps: int = NUM_WARPS,
 
 def in_flight(weights: Weights, num_blocks: int) -> int:
     """Granules that a block has under way at a time."""
-    layer = weights.layers[0]
-    a_block = sum(m.num_bytes for m in (layer.qkv, layer.o, layer.gate_up, layer.down)) / num_blocks
+    a_block = sum(m.num_bytes for m in weights.layers[0].matrices) / num_blocks
     return next(granules for least, granules in _IN_FLIGHT if a_block >= least)
 
 

@@ -104,7 +104,7 @@ def product_key(matrix: Operand, batch_size: int) -> str:
 
 def product_keys(weights: Weights, batch_size: int) -> set[str]:
     """Of all products of a step."""
-    matrices = [m for layer in weights.layers for m in (layer.qkv, layer.o, layer.gate_up, layer.down)]
+    matrices = [m for layer in weights.layers for m in layer.matrices]
     return {_key(FORMATS[m.kind], m.shape[0], batch_size) for m in (*matrices, weights.head)}
 
 

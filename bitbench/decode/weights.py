@@ -34,6 +34,11 @@ class LayerWeights:
     gate_up: Matrix
     down: Matrix
 
+    @property
+    def matrices(self) -> tuple[Matrix, ...]:
+        """In the order in which a step multiplies them."""
+        return self.qkv, self.o, self.gate_up, self.down
+
     def with_vectors(self, dtype: Any) -> "LayerWeights":
         """Norms and biases in another type, the matrices as they are stored."""
         names = ("input_norm", "qkv_bias", "q_norm", "k_norm", "post_norm")
@@ -52,7 +57,7 @@ class Weights:
     @property
     def num_bytes(self) -> int:
         """As stored, each matrix once."""
-        layers = sum(m.num_bytes for layer in self.layers for m in (layer.qkv, layer.o, layer.gate_up, layer.down))
+        layers = sum(m.num_bytes for layer in self.layers for m in layer.matrices)
         vectors = sum(
             v.nbytes
             for layer in self.layers

@@ -169,7 +169,7 @@ class FusedModel:
     def matrices(self) -> Matrices:
         """From the weights."""
         weights = self._decoder.forward.weights
-        shapes = [m.shape for layer in weights.layers for m in (layer.qkv, layer.o, layer.gate_up, layer.down)]
+        shapes = [m.shape for layer in weights.layers for m in layer.matrices]
         head = weights.head.shape
         return Matrices(sum(o * i for o, i in shapes), head[0] * head[1], weights.head.num_bytes)
 

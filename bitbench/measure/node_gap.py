@@ -21,8 +21,12 @@ def node_gap_s(device: str) -> float:
     import torch
 
     replay = _chain(device)
-    replay()
-    torch.cuda.synchronize(device)
+
+    def once() -> None:
+        replay()
+        torch.cuda.synchronize(device)
+
+    once()
     begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
     begin.record()
     for _ in range(_REPLAYS):
@@ -30,10 +34,6 @@ def node_gap_s(device: str) -> float:
     end.record()
     end.synchronize()
     wall_s: float = begin.elapsed_time(end) / 1000 / _REPLAYS  # elapsed_time is in ms
-
-    def once() -> None:
-        replay()
-        torch.cuda.synchronize(device)
 
     record(once, device, operators=False)  # a process's first look at the device makes kernels seem longer
     trace = record(once, device, operators=False)

@@ -216,10 +216,7 @@ def test_larger_layers_have_more_under_way(hidden, inter, bytes_each, granules):
         return SimpleNamespace(num_bytes=rows * columns * bytes_each)
 
     layer = SimpleNamespace(
-        qkv=matrix(hidden, hidden),
-        o=matrix(hidden, hidden),
-        gate_up=matrix(2 * inter, hidden),
-        down=matrix(hidden, inter),
+        matrices=(matrix(hidden, hidden), matrix(hidden, hidden), matrix(2 * inter, hidden), matrix(hidden, inter))
     )
     assert in_flight(SimpleNamespace(layers=[layer]), 132) == granules
 
@@ -228,7 +225,7 @@ def test_larger_layers_have_more_under_way(hidden, inter, bytes_each, granules):
 def test_weights_are_in_memory_once(tmp_path):
     decoder = model(tmp_path, "qwen2", "fp16")
     layer = decoder.forward.weights.layers[1]
-    before = [weakref.ref(m.weight_OI) for m in (layer.qkv, layer.o, layer.gate_up, layer.down)]
+    before = [weakref.ref(m.weight_OI) for m in layer.matrices]
     del layer
     kernel = emulated(decoder, 64, tmp_path, o_parts=2)
     gc.collect()

@@ -63,7 +63,7 @@ def test_the_gather_kernel_makes_the_plain_matrices(source, tmp_path, method):
     decoder = load(stored(source, method, tmp_path), method, "cuda:0")
     on_cuda(decoder.forward, "cuda:0", 64)
     weights = decoder.forward.weights  # in streams now
-    for matrix in (weights.head, *(getattr(x, n) for x in weights.layers for n in ("qkv", "o", "gate_up", "down"))):
+    for matrix in (weights.head, *(m for layer in weights.layers for m in layer.matrices)):
         found = torch.cat(list(matrix.in_pieces(decoder.dtype)))
         assert torch.equal(found, matrix.plain().in_type(decoder.dtype))
 

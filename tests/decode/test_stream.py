@@ -105,7 +105,7 @@ def test_streams_hold_every_byte_of_the_weights_once(tmp_path, method):
     weights, config = decoder.forward.weights, decoder.config
     found = streamed(weights, config, Blocks(3, 4, 32_768), 1).streams
     assert found.packed.shape == (3, max(found.num_granules) * GRANULE)
-    stored = [getattr(layer, name) for layer in weights.layers for name in ("qkv", "o", "gate_up", "down")]
+    stored = [matrix for layer in weights.layers for matrix in layer.matrices]
     # A zero point takes two bytes instead of half a one.
     zeros = sum(m.zero_OG.numel() * 3 // 2 for m in stored if hasattr(m, "zero_OG"))
     expected = sum(m.num_bytes for m in (*stored, weights.head)) + zeros
@@ -173,9 +173,9 @@ def test_the_gather_kernel_makes_the_plain_matrices(tmp_path, method, o_parts):
     for ours, theirs in [
         (found.head, plain.head),
         *(
-            (getattr(a, n), getattr(b, n))
+            pair
             for a, b in zip(found.layers, plain.layers, strict=True)
-            for n in ("qkv", "o", "gate_up", "down")
+            for pair in zip(a.matrices, b.matrices, strict=True)
         ),
     ]:
         options = gather_kernel.macros(ours.kind, ours.dtype, ours.unit, decoder.dtype)
