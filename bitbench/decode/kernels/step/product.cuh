@@ -52,28 +52,34 @@ struct Tile {
   static_assert(segment * unit_bytes + 2 * GRANULE <= RING, "what is read at once must fit in the ring");
 };
 
-// A unit's part of the vector as right operands, for any tile: of each lane's eight inputs the first four are one
-// product's, but with 4 bits, whose masks find them so, those that are 0 or 1 modulo 4. Columns without a sequence are 0.
-template <int bits, int unit_inputs>
-struct VectorPart {
-  Words at[unit_inputs / 32];
-
-  DEVICE void load(const u32* x, int row) {
-    UNROLL
-    for (int i = 0; i < unit_inputs / 32; ++i) {
-      Words w = {0, 0, 0, 0};
-      if (lane() / 4 < SEQUENCES) w = *(const Words*)(x + lane() / 4 * row + 16 * i + 4 * (lane() % 4));
-      at[i] = bits == 4 ? Words{w.x, w.z, w.y, w.w} : w;
-    }
-  }
-};
-
 // The sums of a chunk's inputs, by columns: rows of ones.
 DEVICE void add_sums(const Words& x, float (&sum)[4]) {
   constexpr u32 one = BF16 ? 0x3f803f80u : 0x3c003c00u;
   mma(sum, one, one, one, one, x.x, x.y);
   mma(sum, one, one, one, one, x.z, x.w);
 }
+
+// A unit's part of the vector as right operands, for any tile: of each lane's eight inputs the first four are one
+// product's, but with 4 bits, whose masks find them so, those that are 0 or 1 modulo 4. Columns without a sequence are 0.
+template <int bits, int unit_inputs>
+struct VectorPart {
+  Words at[unit_inputs / 32];
+  float sum[4];  // of the inputs, by columns
+
+  // Without the sums where the vector is used only once: they are found beside its products then.
+  DEVICE void load(const u32* x, int row, bool with_sums) {
+    UNROLL
+    for (int i = 0; i < unit_inputs / 32; ++i) {
+      Words w = {0, 0, 0, 0};
+      if (lane() / 4 < SEQUENCES) w = *(const Words*)(x + lane() / 4 * row + 16 * i + 4 * (lane() % 4));
+      at[i] = bits == 4 ? Words{w.x, w.z, w.y, w.w} : w;
+    }
+    UNROLL
+    for (int k = 0; k < 4; ++k) sum[k] = 0;
+    UNROLL
+    for (int i = 0; i < unit_inputs / 32 && with_sums && bits < 16; ++i) add_sums(at[i], sum);
+  }
+};
 
 // A tile's unit as this lane has it.
 template <int bits, int unit_inputs>
@@ -124,28 +130,25 @@ struct TilePart {
 // rows g and g + 8 in the lane's columns over the first `num` units.
 template <int bits, int unit_inputs, int units, int tiles>
 DEVICE void multiply_at_once(
-    const Ring& ring, const u32 (&offset)[units][tiles], const VectorPart<bits, unit_inputs> (&x)[units], int num,
+    const Ring& ring, const u32 (&offset)[units][tiles], VectorPart<bits, unit_inputs> (&x)[units], bool once, int num,
     float (&y)[tiles][2][LANE_COLUMNS]) {
   TilePart<bits, unit_inputs> w[units][tiles];
-  float a[units][tiles][4], b[units][tiles][4], sum[units][4];
+  float a[units][tiles][4], b[units][tiles][4];
   UNROLL
-  for (int u = 0; u < units; ++u) {
-    UNROLL
-    for (int k = 0; k < 4; ++k) sum[u][k] = 0;
+  for (int u = 0; u < units; ++u)
     UNROLL
     for (int t = 0; t < tiles; ++t) {
       w[u][t].load(ring.at(offset[u][t]));
       UNROLL
       for (int k = 0; k < 4; ++k) a[u][t][k] = b[u][t][k] = 0;
     }
-  }
   UNROLL
   for (int i = 0; i < unit_inputs / 32; ++i)
     UNROLL
     for (int u = 0; u < units; ++u) {
       UNROLL
       for (int t = 0; t < tiles; ++t) w[u][t].multiply(i, x[u].at[i], a[u][t], b[u][t]);
-      if (bits < 16) add_sums(x[u].at[i], sum[u]);
+      if (bits < 16 && once) add_sums(x[u].at[i], x[u].sum);
     }
   UNROLL
   for (int t = 0; t < tiles; ++t)
@@ -156,7 +159,7 @@ DEVICE void multiply_at_once(
         y[t][row][c] = 0;
         UNROLL
         for (int u = 0; u < units; ++u) {
-          const float one = w[u][t].result(row, c, a[u][t], b[u][t], sum[u][c]);
+          const float one = w[u][t].result(row, c, a[u][t], b[u][t], x[u].sum[c]);
           y[t][row][c] += u == 0 || u < num ? one : 0.0f;
         }
       }
@@ -191,6 +194,7 @@ DEVICE void multiply(
   using T = Tile<bits, inputs, unit_inputs>;
   constexpr int each = T::each, at_once = bits == 16 ? 2 : 4;
   constexpr int x_row = vector_words(inputs);
+  constexpr bool together = each == 1 && bits < 16 && most <= 5, once = together || most == 1;
   const int row = thread() % ROWS;
   float* sums = partial;
   NO_UNROLL
@@ -213,16 +217,16 @@ DEVICE void multiply(
         UNROLL
         for (int u = 0; u < each; ++u) {
           const int in_segment = my - start + (u < num ? u : 0) * WARPS;
-          v[u].load(x + (start + in_segment) * (unit_inputs / 2), x_row);
+          v[u].load(x + (start + in_segment) * (unit_inputs / 2), x_row, !once);
           unit[u] = begin + (u32)(in_segment * n) * T::unit_bytes;
         }
         mark(4);
-        if constexpr (each == 1 && bits < 16 && most <= 5) {
+        if constexpr (together) {
           u32 offset[1][most];  // those that are missing are done twice and not handed over
           UNROLL
           for (int t = 0; t < most; ++t) offset[0][t] = unit[0] + (u32)(t < n ? t : 0) * T::unit_bytes;
           float y[most][2][LANE_COLUMNS];
-          multiply_at_once<bits, unit_inputs, 1, most>(ring, offset, v, num, y);
+          multiply_at_once<bits, unit_inputs, 1, most>(ring, offset, v, once, num, y);
           hand_over<most>(mine, 0, n, y, start > 0);
         } else if constexpr (each == 1) {
           int i = 0;
@@ -232,20 +236,20 @@ DEVICE void multiply(
             UNROLL
             for (int t = 0; t < at_once; ++t) offset[0][t] = unit[0] + (u32)(i + t) * T::unit_bytes;
             float y[at_once][2][LANE_COLUMNS];
-            multiply_at_once<bits, unit_inputs, 1, at_once>(ring, offset, v, num, y);
+            multiply_at_once<bits, unit_inputs, 1, at_once>(ring, offset, v, once, num, y);
             hand_over<at_once>(mine, i, at_once, y, start > 0);
           }
           if (at_once > 2 && most >= 2 && n - i >= 2) {
             const u32 offset[1][2] = {unit[0] + (u32)i * T::unit_bytes, unit[0] + (u32)(i + 1) * T::unit_bytes};
             float y[2][2][LANE_COLUMNS];
-            multiply_at_once<bits, unit_inputs, 1, 2>(ring, offset, v, num, y);
+            multiply_at_once<bits, unit_inputs, 1, 2>(ring, offset, v, once, num, y);
             hand_over<2>(mine, i, 2, y, start > 0);
             i += 2;
           }
           if (i < n) {
             const u32 offset[1][1] = {unit[0] + (u32)i * T::unit_bytes};
             float y[1][2][LANE_COLUMNS];
-            multiply_at_once<bits, unit_inputs, 1, 1>(ring, offset, v, num, y);
+            multiply_at_once<bits, unit_inputs, 1, 1>(ring, offset, v, once, num, y);
             hand_over<1>(mine, i, 1, y, start > 0);
           }
         } else {
@@ -255,7 +259,7 @@ DEVICE void multiply(
             UNROLL
             for (int u = 0; u < each; ++u) offset[u][0] = unit[u] + (u32)i * T::unit_bytes;
             float y[1][2][LANE_COLUMNS];
-            multiply_at_once<bits, unit_inputs, each, 1>(ring, offset, v, num, y);
+            multiply_at_once<bits, unit_inputs, each, 1>(ring, offset, v, once, num, y);
             hand_over<1>(mine, i, 1, y, start > 0);
           }
         }
