@@ -3,7 +3,7 @@
 A tile is 16 rows with all their inputs, cut into units of neighbouring inputs. Lane 4 g + t of a warp holds rows g and
 g + 8, and of every 32 inputs the eight from 8 t on, which it uses in two products of 16 inputs, four in each. In 16
 bits a lane's 16 bytes are one product's. In 8 bits (q + 128) they are those of 32 inputs; 16 float32 scales belong to
-the whole tile. In 4 bits they are those of 64, in words of eight inputs whose nibbles lie in the order 0 2 4 6 1 3 5 7;
+the whole tile. In 4 bits they are those of 64, in words of eight inputs whose nibbles lie in the order 0 4 2 6 1 5 3 7;
 a unit is a group and ends with pairs of float16, scale and zero point, of rows 0, 8, 1, 9 and so on.
 Shapes: T tiles, U units, Z bytes of a part; C chunks of 32 inputs; within a tile h halves of 8 rows, g rows, t lanes of
 a row, s products, p pairs, e the two numbers of a pair.
@@ -20,7 +20,7 @@ MOST_TILES = 8
 """At most so many are multiplied between two synchronisations (TILES of product.cuh)."""
 BITS: dict[type[Matrix], int] = {Dense: 16, Int8Rows: 8, Int4Groups: 4}
 """Of a number in a tile, by how the matrix is stored."""
-_NIBBLES = (0, 2, 4, 6, 1, 3, 5, 7)
+_NIBBLES = (0, 4, 2, 6, 1, 5, 3, 7)
 """Which of the eight inputs of a word lies in each nibble, from the lowest."""
 
 
@@ -142,10 +142,10 @@ def _groups(units_TUZ: Any, unit: int) -> Int4Groups:
     numbers_TUZ, ends_TUZ = units_TUZ.split([ROWS * unit // 2, 4 * ROWS], dim=2)
     bytes_TUCgtch4 = numbers_TUZ.reshape(count, num_groups, unit // 64, 8, 4, 2, 2, 4)
     bytes_ThgUCct4 = bytes_TUCgtch4.permute(0, 6, 3, 1, 2, 5, 4, 7)
-    # Nibble i of a word is input 2 i, nibble 4 + i is input 2 i + 1.
+    # The lower nibbles of a word's bytes are inputs 0, 2, 1 and 3, the higher ones 4, 6, 5 and 7 (_NIBBLES).
     low, high = bytes_ThgUCct4 & 15, bytes_ThgUCct4 >> 4
-    even = torch.stack((low[..., :2], high[..., :2]), dim=-1).flatten(-2)
-    odd = torch.stack((low[..., 2:], high[..., 2:]), dim=-1).flatten(-2)
+    even = torch.cat((low[..., :2], high[..., :2]), dim=-1)
+    odd = torch.cat((low[..., 2:], high[..., 2:]), dim=-1)
     q_OP = (even | (odd << 4)).reshape(count * ROWS, -1)
     pairs_TUgh2 = ends_TUZ.contiguous().view(torch.float16).reshape(count, num_groups, 8, 2, 2)
     pairs_OG2 = pairs_TUgh2.permute(0, 3, 2, 1, 4).reshape(count * ROWS, num_groups, 2)

@@ -36,7 +36,7 @@ def lanes_of(unit, bits, inputs):
                 for half, row in ((0, g), (1, g + 8)):
                     word = int(words[chunk % 2 * 2 + half])
                     nibbles = [word >> 4 * i & 15 for i in range(8)]
-                    found[row, columns] = [nibbles[i // 2 + 4 * (i % 2)] for i in range(8)]
+                    found[row, columns] = [nibbles[i] for i in (0, 4, 2, 6, 1, 5, 3, 7)]
     if bits == 4:
         ends = np.frombuffer(unit[ROWS * inputs // 2 :], np.float16).reshape(8, 2, 2).astype(np.float32)
         for row in range(ROWS):

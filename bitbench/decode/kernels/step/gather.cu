@@ -43,8 +43,10 @@ DEVICE Words numbers(const Words (&w)[WORDS], int chunk, int half, float scale, 
   const Words& q = w[chunk / 2];
   const u32 eight = chunk % 2 ? (half ? q.w : q.z) : (half ? q.y : q.x);
   UNROLL
-  for (int j = 0; j < 4; ++j)
-    pairs[j] = pack(((eight >> 4 * j & 15) - zero) * scale, ((eight >> (16 + 4 * j) & 15) - zero) * scale);
+  for (int j = 0; j < 4; ++j) {
+    const int nibble = j % 2 * 2 + j / 2;
+    pairs[j] = pack(((eight >> 4 * nibble & 15) - zero) * scale, ((eight >> (16 + 4 * nibble) & 15) - zero) * scale);
+  }
 #endif
   return {pairs[0], pairs[1], pairs[2], pairs[3]};
 #endif

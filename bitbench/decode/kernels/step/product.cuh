@@ -60,7 +60,7 @@ DEVICE void add_sums(const Words& x, float (&sum)[4]) {
 }
 
 // A unit's part of the vector as right operands, for any tile: of each lane's eight inputs the first four are one
-// product's, but with 4 bits, whose masks find them so, those that are 0 or 1 modulo 4. Columns without a sequence are 0.
+// product's. Columns without a sequence are 0.
 template <int bits, int unit_inputs>
 struct VectorPart {
   Words at[unit_inputs / 32];
@@ -70,9 +70,8 @@ struct VectorPart {
   DEVICE void load(const u32* x, int row, bool with_sums) {
     UNROLL
     for (int i = 0; i < unit_inputs / 32; ++i) {
-      Words w = {0, 0, 0, 0};
-      if (lane() / 4 < SEQUENCES) w = *(const Words*)(x + lane() / 4 * row + 16 * i + 4 * (lane() % 4));
-      at[i] = bits == 4 ? Words{w.x, w.z, w.y, w.w} : w;
+      at[i] = {0, 0, 0, 0};
+      if (lane() / 4 < SEQUENCES) at[i] = *(const Words*)(x + lane() / 4 * row + 16 * i + 4 * (lane() % 4));
     }
     UNROLL
     for (int k = 0; k < 4; ++k) sum[k] = 0;
@@ -107,7 +106,7 @@ struct TilePart {
       mma(b, pick_bytes(q.y, 0, 0x4140), pick_bytes(q.w, 0, 0x4140), pick_bytes(q.y, 0, 0x4342),
           pick_bytes(q.w, 0, 0x4342), x.z, x.w);
     } else {
-      // Eight inputs of row g and of row g + 8, as nibbles in the order 0 2 4 6 1 3 5 7.
+      // Eight inputs of row g and of row g + 8, as nibbles in the order 0 4 2 6 1 5 3 7.
       const Words& q = at[i / 2];
       const u32 g = i % 2 ? q.z : q.x, h = i % 2 ? q.w : q.y, g8 = g >> 8, h8 = h >> 8;
       mma(a, g & 0x000f000fu, h & 0x000f000fu, g8 & 0x000f000fu, h8 & 0x000f000fu, x.x, x.y);
