@@ -50,6 +50,7 @@ class StepKernel(FirstOfAll):
         for name in Share.__dataclass_fields__:
             most = max(getattr(share, name).count for share in found.shares)
             self._macros[f"MOST_{name.upper()}"] = str(most)
+            self._macros[f"BATCH_{name.upper()}"] = str(found.batches[name])
         self._macros["IN_FLIGHT"] = str(in_flight(self.forward.weights, shape.multiplying.count))
         self._buffers = _buffers(self.forward, found, shape, self.device, self.room)
 
@@ -205,14 +206,13 @@ def _vectors(w: Weights, none: Any) -> dict[str, Any]:
 
 
 def _shares(found: Streams, num_blocks: int) -> Any:
-    """`struct Share` of every block, int32 [blocks, 17]; all 0 for those that do not multiply."""
+    """`struct Share` of every block, int32 [blocks, 12]; all 0 for those that do not multiply."""
     import torch
 
     names = ("qkv", "o", "gate_up", "down", "head")
-    batches = [found.batches[name] for name in names]
-    rows = torch.zeros(num_blocks, 3 * len(names) + 2, dtype=torch.int32)
+    rows = torch.zeros(num_blocks, 2 * len(names) + 2, dtype=torch.int32)
     for row, share, granules, offset in zip(rows, found.shares, found.num_granules, found.head_offset, strict=False):
         parts = [getattr(share, name) for name in names]
-        fields = [p.first for p in parts] + [p.count for p in parts] + batches + [granules, offset]
+        fields = [p.first for p in parts] + [p.count for p in parts] + [granules, offset]
         row.copy_(torch.tensor(fields, dtype=torch.int32))
     return rows

@@ -186,19 +186,20 @@ DEVICE void hand_over(float* mine, int first, int num, const float (&y)[tiles][2
 // [SUMS_ROW]. Then `done(tile, sequence, row, y)`, which says what is to be sent, is called by one of the first `groups`
 // groups for each tile and sequence, with row = lane % 16, and by other threads of its warp with tile = `count`. `mark`
 // hears of places.
-template <int bits, int inputs, int unit_inputs, int groups, int most, class Mark, class Done>
-DEVICE void multiply(
-    Ring& ring, u32& at, const u32* x, int batch, int count, float* partial, Mark mark, Done done) {
-  if (most == 1) batch = 1, count = count ? 1 : 0;  // said to the compiler
+template <int bits, int inputs, int unit_inputs, int groups, int most, int batch, class Mark, class Done>
+DEVICE void multiply(Ring& ring, u32& at, const u32* x, int count, float* partial, Mark mark, Done done) {
+  static_assert(batch <= TILES, "sums meet in TILES places");
+  if (most == 1) count = count ? 1 : 0;  // said to the compiler
   using T = Tile<bits, inputs, unit_inputs>;
   constexpr int each = T::each, at_once = bits == 16 ? 2 : 4;
   constexpr int x_row = vector_words(inputs);
   constexpr bool together = each == 1 && bits < 16 && most <= 5, once = together || most == 1;
   const int row = thread() % ROWS;
   float* sums = partial;
+  constexpr bool one_batch = most <= batch, waited = one_batch && T::units <= T::segment;
   NO_UNROLL
-  for (int first = 0; first < count; first += batch) {
-    const int n = count - first < batch ? count - first : batch;
+  for (int first = 0; first < count; first += one_batch ? count : batch) {
+    const int n = one_batch || count - first < batch ? count - first : batch;
     float* mine = sums + warp() * WARP_SUMS + lane() / 4;
     if (SUMS_HALVES == 1 && first) block_sync();  // what is there has been read
     NO_UNROLL
@@ -208,7 +209,7 @@ DEVICE void multiply(
       const u32 begin = at;
       at += (u32)((end - start) * n) * T::unit_bytes;
       if (end == T::units) at += n * T::end_bytes;
-      ring.wait(at);
+      if (!waited) ring.wait(at);
       mark(3);
       if (num) {
         VectorPart<bits, unit_inputs> v[each];
@@ -265,15 +266,17 @@ DEVICE void multiply(
       }
       mark(5);
       // What belongs to whole tiles is read below.
-      if (T::units > T::segment || first + batch < count) ring.release(at - (end == T::units ? n * T::end_bytes : 0));
+      if (T::units > T::segment || (!one_batch && first + batch < count))
+        ring.release(at - (end == T::units ? n * T::end_bytes : 0));
     }
     mark(6);
     block_sync();
     mark(7);
-    constexpr int at_a_time = SEQUENCES > 1 ? 3 : 1;
+    constexpr bool one_round = one_batch && most * SEQUENCES <= groups;
+    constexpr int at_a_time = SEQUENCES > 1 && !one_round ? 3 : 1;
     const int ends = at - n * T::end_bytes, items = n * SEQUENCES;
     NO_UNROLL
-    for (int base = 0; base < items; base += at_a_time * groups) {
+    for (int base = 0; base < items; base += one_round ? items : at_a_time * groups) {
       float y[at_a_time];
       UNROLL
       for (int k = 0; k < at_a_time; ++k) {

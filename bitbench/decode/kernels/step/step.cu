@@ -28,13 +28,12 @@
 // The products of a layer in their order, and lm_head's.
 enum { QKV, O, GATE_UP, DOWN, HEAD, NUM_PRODUCTS };
 
-// What a block multiplies: tiles `first` to `first` + `count` of each matrix, `batch` of them between two
-// synchronisations. A tile of o or down is one of a part of the inputs: those of the first part come first, and a block
+// What a block multiplies: tiles `first` to `first` + `count` of each matrix. A tile of o or down is one of a part of the inputs: those of the first part come first, and a block
 // has tiles of one part only. O_PARTS are 1 or the key heads: then a block attends for its part itself, as long as the
 // context is short and there is one sequence, and needs no other block for it. A block that multiplies nothing is for
 // attention alone. `head_offset` is where in its stream lm_head begins.
 struct Share {
-  int first[NUM_PRODUCTS], count[NUM_PRODUCTS], batch[NUM_PRODUCTS];
+  int first[NUM_PRODUCTS], count[NUM_PRODUCTS];
   int num_granules, head_offset;
 };
 
@@ -215,8 +214,8 @@ DEVICE void embedded(const Step& s, int token, int i, float& x, float& y) {
   const int tile = token / 16, row = token % 16, k = 2 * i;
   const int owner = (int)(((u64)(tile + 1) * s.multiplying - 1) / HEAD_TILES);
   const Share& share = s.shares[owner];
-  const int index = tile - share.first[HEAD], in_batch = index % share.batch[HEAD], first = index - in_batch;
-  const int n = share.count[HEAD] - first < share.batch[HEAD] ? share.count[HEAD] - first : share.batch[HEAD];
+  const int index = tile - share.first[HEAD], in_batch = index % BATCH_HEAD, first = index - in_batch;
+  const int n = share.count[HEAD] - first < BATCH_HEAD ? share.count[HEAD] - first : BATCH_HEAD;
   const u8* at = stream_of(s, owner) + share.head_offset + (u64)first * T::bytes;
   const u8* unit = at + (k / HEAD_UNIT * n + in_batch) * T::unit_bytes;
   const int in_unit = k % HEAD_UNIT, lane_of = 4 * (row % 8) + k % 32 / 8;
@@ -310,6 +309,11 @@ struct Product {
                               : which == GATE_UP ? MOST_GATE_UP
                               : which == DOWN    ? MOST_DOWN
                                                  : MOST_HEAD;
+  static constexpr int batch = which == QKV         ? BATCH_QKV
+                               : which == O       ? BATCH_O
+                               : which == GATE_UP ? BATCH_GATE_UP
+                               : which == DOWN    ? BATCH_DOWN
+                                                  : BATCH_HEAD;
   static constexpr int unit = which == HEAD ? HEAD_UNIT : which == O ? O_UNIT : UNIT;
   using T = Tile<bits, inputs, unit>;
 };
@@ -345,15 +349,19 @@ DEVICE void vector_of(const Step& s, Residual& r, Shared& m, int layer, int spli
 // One of the products from its vector's arrival to its results' departure. Returns the largest logit.
 template <int which>
 DEVICE u64 product(const Step& s, Ring& ring, u32& at, Residual& r, Shared& m, int layer, int splits, u32 tag) {
-  using T = typename Product<which>::T;
-  const int first = m.share.first[which], count = m.share.count[which], batch = m.share.batch[which];
+  using P = Product<which>;
+  using T = typename P::T;
+  const int first = m.share.first[which], count = m.share.count[which];
   const u16* biases = s.qkv_bias + (u64)layer * QKV_SIZE + 16 * first + thread() % ROWS;
   float bias = 0;
   u64 best = 0;
   stamp(s, layer, which, 0);
   delay();
   // While the vector is still under way.
-  if (count) ring.wait(at + (u32)((count < batch ? count : batch) * T::segment) * T::unit_bytes);
+  if (count) {
+    const int at_first = P::most <= P::batch || count < P::batch ? count : P::batch;
+    ring.wait(at + (u32)(at_first * T::segment) * T::unit_bytes + (T::units <= T::segment ? at_first * T::end_bytes : 0));
+  }
   const int first_tile = group() / SEQUENCES;
   if (QKV_BIAS && which == QKV && first_tile < count) bias = low(load_constant(biases + 16 * first_tile));
   vector_of<which>(s, r, m, layer, splits, tag);
@@ -361,9 +369,8 @@ DEVICE u64 product(const Step& s, Ring& ring, u32& at, Residual& r, Shared& m, i
   stamp(s, layer, which, 2);
   const auto mark = [&](int place) { stamp(s, layer, which, place); };
   constexpr int groups = which == HEAD ? ONE_SEQUENCE : GROUPS;
-  using P = Product<which>;
-  multiply<P::bits, P::inputs, P::unit, groups, P::most>(
-      ring, at, m.x, batch, count, m.partial, mark, [&](int tile, int sequence, int row, float y) -> Word {
+  multiply<P::bits, P::inputs, P::unit, groups, P::most, P::batch>(
+      ring, at, m.x, count, m.partial, mark, [&](int tile, int sequence, int row, float y) -> Word {
         const bool whole = tile < count;
         if constexpr (which == GATE_UP) {
           // Rows 0 to 7 of a tile are of gate, 8 to 15 the same of up.
