@@ -96,6 +96,7 @@ template <class To, class From> static To same_bits(From v) {
 }
 inline float as_float(u32 v) { return same_bits<float>(v); }
 inline u32 as_bits(float v) { return same_bits<u32>(v); }
+inline u32 opaque_zero() { return 0; }
 inline u32 pick_bytes(u32 a, u32 b, u32 selector) {
   const u64 both = (u64)b << 32 | a;
   u32 v = 0;

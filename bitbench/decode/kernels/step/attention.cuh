@@ -56,6 +56,9 @@ struct Part {
   bool append;
 };
 
+// Where dimension d of a query lies: of every eight the third pair comes before the second.
+DEVICE int query_place(int d) { return (d & ~6) | (d & 2) << 1 | (d & 4) >> 1; }
+
 // The query heads of a key head, its new key and its new value, from packets: norms (where the model has them),
 // rotation, 16 bits. A warp a head; `append` writes key and value into the cache.
 DEVICE void receive_heads(
@@ -115,7 +118,8 @@ DEVICE void receive_heads(
       }
       const u32 both = pack(turned, other);
       u16* to = h < GROUP_HEADS ? a.query[h] : h == GROUP_HEADS ? a.key : a.value;
-      to[d] = (u16)both, to[d + turn] = (u16)(both >> 16);
+      const int place = h < GROUP_HEADS ? query_place(d) : d;
+      to[place] = (u16)both, to[place + turn] = (u16)(both >> 16);
       if (!append || h < GROUP_HEADS) continue;
       const u64 head = head_of(layer, part.sequence, kv);
       if (h == GROUP_HEADS) {
@@ -156,10 +160,12 @@ struct Values {
   }
 };
 
-// Queries, or weights, of eight heads times eight columns: `left` are the operand's rows 0 to 7, the others are 0.
-DEVICE void multiply_heads(float (&sum)[4], const Words& left, const Words& right) {
-  mma(sum, left.x, 0, left.y, 0, right.x, right.y);
-  mma(sum, left.z, 0, left.w, 0, right.z, right.w);
+// Queries of eight heads times eight columns, 32 dimensions. A product has sixteen rows and there are eight heads: in
+// shared memory a lane's eight numbers lie so that its four words are a left operand as they are, with the first product's
+// numbers in rows 0 to 7 and the second's in rows 8 to 15. Of `first` the upper rows count, of `second` the lower.
+DEVICE void multiply_query(float (&first)[4], float (&second)[4], const Words& query, const Words& key) {
+  mma(first, query.x, query.y, query.z, query.w, key.x, key.y);
+  mma(second, query.x, query.y, query.z, query.w, key.z, key.w);
 }
 
 // Where four dimensions from d on of a head, counted over all sequences, are sent: to their part of o.
@@ -191,11 +197,11 @@ DEVICE void attend(const Step& s, int layer, const Part& part, int position, u32
   UNROLL
   for (int chunk = 0; chunk < HEAD_DIM / 32; ++chunk) query[chunk] = *(const Words*)(a.query[g] + 32 * chunk + 8 * t);
   if (warp() == WARPS - 1) {  // the last to have positions of the cache
-    float score[4] = {0, 0, 0, 0};
+    float first_half[4] = {0, 0, 0, 0}, second_half[4] = {0, 0, 0, 0};
     UNROLL
     for (int chunk = 0; chunk < HEAD_DIM / 32; ++chunk)
-      multiply_heads(score, query[chunk], *(const Words*)(a.key + 32 * chunk + 8 * t));
-    if (t == 0) a.most[WARPS][g] = newest ? score[0] : NEVER;
+      multiply_query(first_half, second_half, query[chunk], *(const Words*)(a.key + 32 * chunk + 8 * t));
+    if (t == 0) a.most[WARPS][g] = newest ? first_half[0] + second_half[2] : NEVER;
   }
   float most = NEVER, sum = 0, out[HEAD_DIM / 8][4];
   UNROLL
@@ -206,21 +212,20 @@ DEVICE void attend(const Step& s, int layer, const Part& part, int position, u32
   for (int start = first; start < end; start += CHUNK * WARPS) {
     const int next = start + CHUNK * WARPS;
     if (HEAD_DIM != 64) values.load(s, head, start);
-    float score[4][4], highest = most;  // of head g, at positions 8 t + 2 i and one more
+    float first_half[4][4], second_half[4][4], score[8], highest = most;
     UNROLL
     for (int i = 0; i < 4; ++i)
       UNROLL
-      for (int j = 0; j < 4; ++j) score[i][j] = 0;
+      for (int j = 0; j < 4; ++j) first_half[i][j] = second_half[i][j] = 0;
     UNROLL
     for (int chunk = 0; chunk < HEAD_DIM / 32; ++chunk)
       UNROLL
-      for (int i = 0; i < 4; ++i) multiply_heads(score[i], query[chunk], keys.at[i][chunk]);
+      for (int i = 0; i < 4; ++i) multiply_query(first_half[i], second_half[i], query[chunk], keys.at[i][chunk]);
     if (next < end) keys.load(s, head, next);  // under way while these are weighed
     UNROLL
-    for (int i = 0; i < 8; ++i) {
-      float& one = score[i / 2][i % 2];
-      if (start + 8 * t + i >= end) one = NEVER;
-      highest = one > highest ? one : highest;
+    for (int i = 0; i < 8; ++i) {  // of head g, at positions from 8 t on
+      score[i] = start + 8 * t + i < end ? first_half[i / 2][i % 2] + second_half[i / 2][2 + i % 2] : NEVER;
+      highest = score[i] > highest ? score[i] : highest;
     }
     UNROLL
     for (int d = 1; d < 4; d *= 2) {
@@ -232,13 +237,16 @@ DEVICE void attend(const Step& s, int layer, const Part& part, int position, u32
     u32 weights[4];
     UNROLL
     for (int i = 0; i < 4; ++i) {
-      const float one = exp2_fast(score[i][0] - highest), next_one = exp2_fast(score[i][1] - highest);
+      const float one = exp2_fast(score[2 * i] - highest), next_one = exp2_fast(score[2 * i + 1] - highest);
       sum += one + next_one, weights[i] = pack(one, next_one);
     }
+    const u32 nothing[4] = {opaque_zero(), opaque_zero(), opaque_zero(), opaque_zero()};  // rows 8 to 15
     UNROLL
     for (int i = 0; i < HEAD_DIM / 8; ++i) {
       out[i][0] *= factor, out[i][1] *= factor;
-      multiply_heads(out[i], {weights[0], weights[1], weights[2], weights[3]}, values.at[i]);
+      const Words& v = values.at[i];
+      mma(out[i], weights[0], nothing[0], weights[1], nothing[1], v.x, v.y);
+      mma(out[i], weights[2], nothing[2], weights[3], nothing[3], v.z, v.w);
     }
     if (HEAD_DIM == 64 && next < end) values.load(s, head, next);
   }

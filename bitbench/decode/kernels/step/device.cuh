@@ -32,6 +32,12 @@ DEVICE u32 or_differing(u32 a, u32 b, u32 c) {
   asm volatile("lop3.b32 %0, %1, %2, %3, 0xf6;" : "=r"(v) : "r"(a), "r"(b), "r"(c));
   return v;
 }
+// A zero that the compiler keeps where it is, among the registers of an operand, instead of making it anew for each use.
+DEVICE u32 opaque_zero() {
+  u32 v;
+  asm volatile("mov.b32 %0, 0;" : "=r"(v));
+  return v;
+}
 DEVICE float exp2_fast(float x) {
   float y;
   asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
