@@ -179,7 +179,8 @@ DEVICE u64* attended(const Step& s, int head, int d) {
 // their maximum and the sum of weights are sent for `join`.
 DEVICE void attend(const Step& s, int layer, const Part& part, int position, u32 tag, u32* x, AttentionScratch& a) {
   const int kv = part.kv, split = part.split, splits = part.splits;
-  const int length = position + 1, span = ((length + splits - 1) / splits + CHUNK - 1) / CHUNK * CHUNK;
+  const int length = position + 1, each = splits > 1 ? (length + splits - 1) / splits : length;
+  const int span = (each + CHUNK - 1) / CHUNK * CHUNK;
   const int begin = split * span, end = begin + span < position ? begin + span : position;  // in the cache
   const bool newest = position >= begin && position < begin + span;
   const u64 head = head_of(layer, part.sequence, kv);
@@ -221,7 +222,11 @@ DEVICE void attend(const Step& s, int layer, const Part& part, int position, u32
     for (int chunk = 0; chunk < HEAD_DIM / 32; ++chunk)
       UNROLL
       for (int i = 0; i < 4; ++i) multiply_query(first_half[i], second_half[i], query[chunk], keys.at[i][chunk]);
-    if (next < end) keys.load(s, head, next);  // under way while these are weighed
+    Values later;
+    if (next < end) {  // under way while these are weighed
+      keys.load(s, head, next);
+      if (HEAD_DIM == 64) later.load(s, head, next);
+    }
     UNROLL
     for (int i = 0; i < 8; ++i) {  // of head g, at positions from 8 t on
       score[i] = start + 8 * t + i < end ? first_half[i / 2][i % 2] + second_half[i / 2][2 + i % 2] : NEVER;
@@ -248,7 +253,7 @@ DEVICE void attend(const Step& s, int layer, const Part& part, int position, u32
       mma(out[i], weights[0], nothing[0], weights[1], nothing[1], v.x, v.y);
       mma(out[i], weights[2], nothing[2], weights[3], nothing[3], v.z, v.w);
     }
-    if (HEAD_DIM == 64 && next < end) values.load(s, head, next);
+    if (HEAD_DIM == 64 && next < end) values = later;
   }
   UNROLL
   for (int d = 1; d < 4; d *= 2) sum += from_lane(sum, d);
