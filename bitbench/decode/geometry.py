@@ -18,9 +18,10 @@ MAX_BATCH = 8
 """A product on tensor cores has so many columns."""
 # More would be missed where the weights are multiplied.
 _MOST_ATTENDING, _MOST_O_PARTS = 8, 4
-# Granules under way at a time, by the bytes of a layer that a block multiplies: what blocks exchange queues up behind
-# more, and with less the memory idles. Measured on an H100 at 57, 113, 226, 890 and 3,530 KB (docs/log.md).
-_IN_FLIGHT = ((2_000_000, 8), (500_000, 4), (150_000, 2), (0, 1))
+# Granules under way at a time, while a block waits for others and while it multiplies, by the bytes of a layer that it
+# multiplies: what blocks exchange queues up behind more, and with less the memory idles. The former were measured on an
+# H100 at 57, 113, 226, 890 and 3,530 KB (docs/log.md).
+_IN_FLIGHT = ((2_000_000, 8, 8), (500_000, 4, 4), (150_000, 2, 2), (0, 1, 1))
 
 
 def check(config: DecoderConfig, capability: tuple[int, int], batch_size: int = 1) -> None:
@@ -99,10 +100,8 @@ def geometry(config: DecoderConfig, num_blocks: int, num_warps: int = NUM_WARPS,
     return Geometry(count, attending, o_parts, num_warps, min(free // GRANULE, 32), num_sequences)
 
 
-def in_flight(weights: Weights, num_blocks: int) -> int:
-    """Granules that a block has under way at a time."""
     a_block = sum(m.num_bytes for m in weights.layers[0].matrices) / num_blocks
-    return next(granules for least, granules in _IN_FLIGHT if a_block >= least)
+    return next((waiting, multiplying) for least, waiting, multiplying in _IN_FLIGHT if a_block >= least)
 
 
 def _inputs(config: DecoderConfig, num_blocks: int, o_parts: int) -> int:

@@ -179,8 +179,8 @@ def test_the_kernel_compiles_and_spills_little(tmp_path, name, sequences, bits, 
     unit, several = 128, sequences > 1
     sizes = SIZES[name] | {
         "EPS": "1e-6", "BITS": bits, "HEAD_BITS": head_bits, "UNIT": unit, "O_UNIT": 64, "HEAD_UNIT": unit, "BF16": 0,
-        "WARPS": 7, "NUM_GRANULES": 18 if name == "7B" or several else 24, "IN_FLIGHT": 2, "SEQUENCES": sequences,
-        "ATTENDING": 0,
+        "WARPS": 7, "NUM_GRANULES": 18 if name == "7B" or several else 24, "IN_FLIGHT": 2, "IN_FLIGHT_BUSY": 8,
+        "SEQUENCES": sequences, "ATTENDING": 0,
     } | ({"O_PARTS": 1, "O_UNIT": unit} if several else {})  # fmt: skip
     sizes |= {f"BATCH_{name}": 8 for name in ("QKV", "O", "GATE_UP", "DOWN", "HEAD")}
     assert spilled_bytes(tmp_path, "step.cu", sizes) <= (600 if name == "7B" else 128 if several else 0)
@@ -210,16 +210,17 @@ def test_shared_memory_and_blocks_suit_the_model(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("hidden", "inter", "bytes_each", "granules"), [(64, 128, 2, 1), (896, 4864, 2, 2), (3584, 18944, 2, 8)]
+    ("hidden", "inter", "bytes_each", "waiting"), [(64, 128, 2, 1), (896, 4864, 2, 2), (3584, 18944, 2, 8)]
 )
-def test_larger_layers_have_more_under_way(hidden, inter, bytes_each, granules):
+def test_larger_layers_have_more_under_way(hidden, inter, bytes_each, waiting):
     def matrix(rows, columns):
         return SimpleNamespace(num_bytes=rows * columns * bytes_each)
 
     layer = SimpleNamespace(
         matrices=(matrix(hidden, hidden), matrix(hidden, hidden), matrix(2 * inter, hidden), matrix(hidden, inter))
     )
-    assert in_flight(SimpleNamespace(layers=[layer]), 132) == granules
+    found = in_flight(SimpleNamespace(layers=[layer]), 132)
+    assert found[0] == waiting <= found[1]
 
 
 @needs_compiler

@@ -3,7 +3,8 @@
 // another. The other warps wait for the granules they read and tell when they will not read them again.
 
 static_assert(NUM_GRANULES <= 32, "a lane for each granule");
-static_assert(IN_FLIGHT < NUM_GRANULES, "more are never under way");
+static_assert(IN_FLIGHT >= 1 && IN_FLIGHT < NUM_GRANULES, "weights that are waited for must be under way");
+static_assert(IN_FLIGHT_BUSY >= 1 && IN_FLIGHT_BUSY < NUM_GRANULES, "more than the ring holds are never under way");
 
 struct Ring {
   const u8* bytes;  // [RING + TAIL], shared; the tail repeats the beginning
@@ -42,29 +43,48 @@ struct Ring {
   }
 };
 
-// One thread copies `num_granules` again and again, for `num_steps` steps. Of the first `num_paced` only IN_FLIGHT are under
-// way at a time: what the blocks exchange would queue up behind more (docs/log.md), and memory is kept busy by so many.
+// Granules of which so many are asked for and not there yet, at most, until lm_head: what the blocks exchange would queue up
+// behind more, and memory is kept busy by so many (docs/log.md). The block tells whether it waits for others or multiplies.
+struct Pace {
+  volatile u32* under_way;
+
+  DEVICE void waiting() const {
+    if (thread() == 0) *under_way = IN_FLIGHT;
+  }
+  DEVICE void multiplying() const {
+    if (thread() == 0) *under_way = IN_FLIGHT_BUSY;
+  }
+  // Until the n-th granule, counted through all steps, may be asked for.
+  DEVICE void wait(u64* full, u32 n) const {
+    u32 last;
+    do {
+      const u32 most = *under_way;
+      if (n < most) return;
+      last = n - most;
+    } while (!mbarrier_passed(full + last % NUM_GRANULES, last / NUM_GRANULES & 1));
+  }
+};
+
+// One thread copies `num_granules` again and again, for `num_steps` steps; of the first `num_paced` only so many are under
+// way at a time.
 DEVICE void produce(
-    u8* ring, u64* full, u64* empty, const u8* stream, u32 num_granules, u32 num_paced, int num_steps) {
+    u8* ring, u64* full, u64* empty, Pace pace, const u8* stream, u32 num_granules, u32 num_paced, int num_steps) {
   const u64 policy = read_once_policy();
-  u32 slot = 0, parity = 1;  // a fresh barrier counts as if the round before the first had passed
-  u32 before = NUM_GRANULES - IN_FLIGHT, parity_before = 1;  // of the granule IN_FLIGHT earlier
+  u32 slot = 0, parity = 1, n = 0;  // a fresh barrier counts as if the round before the first had passed
   NO_UNROLL
   for (int step = 0; step < num_steps; ++step) {
     const u8* from = stream;
     NO_UNROLL
-    for (u32 i = 0; i < num_granules; ++i, from += GRANULE) {
+    for (u32 i = 0; i < num_granules; ++i, ++n, from += GRANULE) {
       mbarrier_wait(empty + slot, parity);
-      if (i < num_paced) mbarrier_wait(full + before, parity_before);
+      if (i < num_paced) pace.wait(full, n);
       mbarrier_expect(full + slot, slot ? GRANULE : GRANULE + TAIL);
       bulk_copy(ring + slot * GRANULE, from, GRANULE, full + slot, policy);
       if (slot == 0) bulk_copy(ring + RING, from, TAIL, full + slot, policy);
       if (++slot == NUM_GRANULES) slot = 0, parity ^= 1;
-      if (++before == NUM_GRANULES) before = 0, parity_before ^= 1;
     }
   }
   // No copy may be under way when the block ends, and for padding nobody else waits.
-  const u32 n = num_granules * num_steps;
   for (u32 i = n < NUM_GRANULES ? 0 : n - NUM_GRANULES; i < n; ++i)
     mbarrier_wait(full + i % NUM_GRANULES, i / NUM_GRANULES & 1);
 }

@@ -81,6 +81,7 @@ struct Step {
 struct Shared {
   u64 full[NUM_GRANULES], empty[NUM_GRANULES];
   u64 best[THREADS / ROWS];
+  u32 under_way;
   Share share;
   alignas(16) float red[WARPS][8];  // by sequences
   alignas(16) u32 x[SEQUENCES * LONGEST];  // what the present phase multiplies by, 16 bits each
@@ -364,7 +365,10 @@ DEVICE u64 product(const Step& s, Ring& ring, u32& at, Residual& r, Shared& m, i
   }
   const int first_tile = group() / SEQUENCES;
   if (QKV_BIAS && which == QKV && first_tile < count) bias = low(load_constant(biases + 16 * first_tile));
+  const Pace pace = {&m.under_way};
+  pace.waiting();
   vector_of<which>(s, r, m, layer, splits, tag);
+  pace.multiplying();
   delay();
   stamp(s, layer, which, 2);
   const auto mark = [&](int place) { stamp(s, layer, which, place); };
@@ -476,7 +480,7 @@ KERNEL decode_steps(PARAMETERS(STEP)) {
   u8* bytes = dynamic_shared();
   Shared& m = *(Shared*)(bytes + RING + TAIL);
   if (thread() == 0) {
-    m.share = s.shares[block()];
+    m.share = s.shares[block()], m.under_way = IN_FLIGHT;
     for (int i = 0; i < NUM_GRANULES; ++i) mbarrier_init(m.full + i, 1), mbarrier_init(m.empty + i, WARPS);
     mbarrier_init_done();
   }
@@ -484,8 +488,8 @@ KERNEL decode_steps(PARAMETERS(STEP)) {
   if (thread() >= THREADS) {
     if (thread() == THREADS)
       produce(
-          bytes, m.full, m.empty, stream_of(s, block()), m.share.num_granules, m.share.head_offset / GRANULE,
-          s.num_steps);
+          bytes, m.full, m.empty, {&m.under_way}, stream_of(s, block()), m.share.num_granules,
+          m.share.head_offset / GRANULE, s.num_steps);
     return;
   }
   Ring ring = {bytes, m.full, m.empty, 0, 0, 0};
