@@ -58,9 +58,11 @@ def errors(kernel: Steps, decoder: decoders.Decoder, num_positions: int) -> dict
 
 
 def timed(kernel: Steps, vocab_size: int, prompt_len: int, output_len: int, repeats: int) -> dict[str, Any]:
-    """Microseconds of a step: by the device's clock, and by the host around whole generations."""
+    """Microseconds of a step: the median by the device's clock, the first of a launch, and by the host around whole
+    generations.
+    """
     workload = parse_workload(f"p{prompt_len}-n{output_len}")
-    host, device, tokens = [], [], []
+    host, device, first, tokens = [], [], [], []
     for repeat in range(repeats):
         kernel.start(workload.token_ids(repeat % 3, vocab_size)[0])
         torch.cuda.synchronize()
@@ -68,12 +70,15 @@ def timed(kernel: Steps, vocab_size: int, prompt_len: int, output_len: int, repe
         kernel.advance(output_len - 1)
         torch.cuda.synchronize()
         host.append((time.perf_counter() - began) / (output_len - 1) * 1e6)
-        device.append(statistics.median(kernel.step_times_s()) * 1e6)
+        times = kernel.step_times_s()
+        device.append(statistics.median(times) * 1e6)
+        first.append(times[0] * 1e6)
         tokens.append(kernel.tokens(prompt_len, output_len))
     same = all(a == tokens[i % 3] for i, a in enumerate(tokens))
     return {
         "host_us": [round(v, 2) for v in host],
         "device_us": [round(v, 2) for v in device],
+        "first_us": [round(v, 2) for v in first],
         "tokens_per_s": round(kernel.batch_size * 1e6 / statistics.median(host), 1),
         "repeats_equal": same,
     }
