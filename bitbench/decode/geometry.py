@@ -94,8 +94,10 @@ def geometry(config: DecoderConfig, num_blocks: int, num_warps: int = NUM_WARPS,
     o_parts = heads if cut else 1
     inputs = _inputs(config, count - attending, o_parts)
     free = _SHARED_BYTES - _TAIL - _beside_ring(config, count - attending, o_parts, num_warps, num_sequences)
-    # What the warps have of a 16-bit matrix at a time (Tile::segment of product.cuh) must fit, and a granule more.
-    if free // GRANULE * GRANULE < 2 * ROWS * min(inputs, 4 * num_warps * 128) + 2 * GRANULE:
+    # What the warps have at least of a 16-bit matrix at a time, a unit each (Tile::segment of product.cuh), must fit
+    # twice, or with two granules.
+    least = 2 * ROWS * min(inputs, num_warps * 128)
+    if free // GRANULE * GRANULE < least + max(least, 2 * GRANULE):
         raise Unsupported(f"the step kernel cannot hold {num_sequences} vectors of {inputs} numbers beside the weights")
     return Geometry(count, attending, o_parts, num_warps, min(free // GRANULE, 32), num_sequences)
 

@@ -51,7 +51,8 @@ class StepKernel(FirstOfAll):
             most = max(getattr(share, name).count for share in found.shares)
             self._macros[f"MOST_{name.upper()}"] = str(most)
             self._macros[f"BATCH_{name.upper()}"] = str(found.batches[name])
-        waiting, multiplying = in_flight(self.forward.weights, shape.multiplying.count)
+        wanted = in_flight(self.forward.weights, shape.multiplying.count)
+        waiting, multiplying = (min(granules, shape.num_granules - 1) for granules in wanted)
         self._macros |= {"IN_FLIGHT": str(waiting), "IN_FLIGHT_BUSY": str(multiplying)}
         self._buffers = _buffers(self.forward, found, shape, self.device, self.room)
 

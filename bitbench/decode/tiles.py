@@ -46,7 +46,9 @@ class Parts:
         warps have at a time (Tile::segment of product.cuh) not more than so many bytes, if more than one.
         """
         units, unit_bytes = int(self.units_TUZ.shape[1]), int(self.units_TUZ.shape[2])
-        each = 4 if units > 3 * num_warps else -(-units // num_warps)
+        each = min(
+            4 if units > 3 * num_warps else -(-units // num_warps), max(1, most_bytes // (num_warps * unit_bytes))
+        )
         return max(1, min(MOST_TILES, most_bytes // (min(units, each * num_warps) * unit_bytes)))
 
     def batch_bytes(self, first: int, count: int) -> tuple[Any, Any]:

@@ -28,11 +28,12 @@ def emulated(
     o_parts: int = 1,
     seed: int = 1,
     num_sequences: int = 1,
+    num_granules: int = 12,
 ) -> StepKernel:
     """A StepKernel whose launches run on the CPU, in an order drawn from `seed` and the number of the launch."""
     attending = 0 if o_parts > 1 else decoder.config.num_kv_heads
-    # A short ring, that it goes round often.
-    shape = Geometry(num_blocks, attending, o_parts, num_warps, 12, num_sequences)
+    # A short ring goes round often.
+    shape = Geometry(num_blocks, attending, o_parts, num_warps, num_granules, num_sequences)
     kernel = StepKernel(decoder.forward, "cpu", room, shape, lambda _: None)
     run, seeds = compiled("step.cu", "run.cc", kernel.macros(), folder), count(seed)
 

@@ -44,8 +44,11 @@ struct Tile {
   static constexpr int unit_bytes = ROWS * unit_inputs * bits / 8 + (bits == 4 ? 4 * ROWS : 0);
   static constexpr int end_bytes = bits == 8 ? 4 * ROWS : 0;
   static constexpr int bytes = units * unit_bytes + end_bytes;
-  // A warp has up to four units at a time: a segment is what all warps have.
-  static constexpr int each = units > 3 * WARPS ? 4 : (units + WARPS - 1) / WARPS;
+  // A warp has up to four units at a time: a segment is what all warps have. While it is multiplied the other half of the
+  // ring is filled.
+  static constexpr int wanted = units > 3 * WARPS ? 4 : (units + WARPS - 1) / WARPS;
+  static constexpr int fitting = RING / 2 / (WARPS * unit_bytes);
+  static constexpr int each = wanted < fitting ? wanted : fitting > 1 ? fitting : 1;
   static constexpr int segment = units < each * WARPS ? units : each * WARPS;
   static_assert(inputs % unit_inputs == 0 && unit_inputs % (bits == 4 ? 64 : 32) == 0, "inputs must be whole units");
   static_assert(unit_bytes <= TAIL, "a unit that the ring's end cuts is read from its tail");
