@@ -366,7 +366,6 @@ DEVICE u64 product(const Step& s, Ring& ring, u32& at, Residual& r, Shared& m, i
   const int first_tile = group() / SEQUENCES;
   if (QKV_BIAS && which == QKV && first_tile < count) bias = low(load_constant(biases + 16 * first_tile));
   const Pace pace = {&m.under_way};
-  pace.waiting();
   vector_of<which>(s, r, m, layer, splits, tag);
   pace.multiplying();
   delay();
@@ -398,6 +397,7 @@ DEVICE u64 product(const Step& s, Ring& ring, u32& at, Residual& r, Shared& m, i
         }
       });
   stamp(s, layer, which, 8);
+  pace.waiting();
   return best;
 }
 
