@@ -200,6 +200,8 @@ static void some_copies() {
   }
 }
 
+inline void prefetch_line(const void*) {}
+
 struct alignas(16) Words {
   u32 x, y, z, w;
 };

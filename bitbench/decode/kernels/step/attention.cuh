@@ -59,6 +59,33 @@ struct Part {
 // Where dimension d of a query lies: of every eight the third pair comes before the second.
 DEVICE int query_place(int d) { return (d & ~6) | (d & 2) << 1 | (d & 4) >> 1; }
 
+// Positions of one of so many parts in the cache: from `begin` to `end`, exclusive. The newest is not there yet; it belongs
+// to the part that `newest` says.
+struct Span {
+  int begin, end;
+  bool newest;
+};
+
+DEVICE Span span_of(int split, int splits, int position) {
+  const int length = position + 1, each = splits > 1 ? (length + splits - 1) / splits : length;
+  const int size = (each + CHUNK - 1) / CHUNK * CHUNK, begin = split * size, end = begin + size;
+  return {begin, end < position ? end : position, position >= begin && position < end};
+}
+
+// A part's keys and values of another layer into L2, while memory has little else to do: the block reads them soon.
+DEVICE void fetch_ahead(const Step& s, int layer, const Part& part, int position) {
+  constexpr int line = 64;  // numbers
+  const Span span = span_of(part.split, part.splits, position);
+  const u64 head = head_of(layer, part.sequence, part.kv);
+  const u16 *keys = s.keys + (head * s.context + span.begin) * HEAD_DIM, *values = s.values + head * HEAD_DIM * s.context;
+  const int size = span.end - span.begin, lines = (size + line - 1) / line;
+  NO_UNROLL
+  for (int i = thread() * line; i < size * HEAD_DIM; i += THREADS * line) prefetch_line(keys + i);
+  NO_UNROLL
+  for (int i = thread(); i < lines * HEAD_DIM; i += THREADS)
+    prefetch_line(values + (u64)(i / lines) * s.context + span.begin + i % lines * line);
+}
+
 // The query heads of a key head, its new key and its new value, from packets: norms (where the model has them),
 // rotation, 16 bits. A warp a head; `append` writes key and value into the cache.
 DEVICE void receive_heads(
@@ -179,12 +206,10 @@ DEVICE u64* attended(const Step& s, int head, int d) {
 // their maximum and the sum of weights are sent for `join`.
 DEVICE void attend(const Step& s, int layer, const Part& part, int position, u32 tag, u32* x, AttentionScratch& a) {
   const int kv = part.kv, split = part.split, splits = part.splits;
-  const int length = position + 1, each = splits > 1 ? (length + splits - 1) / splits : length;
-  const int span = (each + CHUNK - 1) / CHUNK * CHUNK;
-  const int begin = split * span, end = begin + span < position ? begin + span : position;  // in the cache
-  const bool newest = position >= begin && position < begin + span;
+  const Span span = span_of(split, splits, position);
+  const int end = span.end;
   const u64 head = head_of(layer, part.sequence, kv);
-  const int g = lane() / 4, t = lane() % 4, first = begin + CHUNK * warp();
+  const int g = lane() / 4, t = lane() % 4, first = span.begin + CHUNK * warp();
   Keys keys;
   Values values;
   if (first < end) {
@@ -192,7 +217,7 @@ DEVICE void attend(const Step& s, int layer, const Part& part, int position, u32
     if (HEAD_DIM == 64) values.load(s, head, first);  // registers do not suffice for more
   }
   block_sync();  // what the phase before keeps here has been read
-  receive_heads(s, layer, part, position, tag, part.append && newest, a);
+  receive_heads(s, layer, part, position, tag, part.append && span.newest, a);
   block_sync();
   Words query[HEAD_DIM / 32];
   UNROLL
@@ -202,7 +227,7 @@ DEVICE void attend(const Step& s, int layer, const Part& part, int position, u32
     UNROLL
     for (int chunk = 0; chunk < HEAD_DIM / 32; ++chunk)
       multiply_query(first_half, second_half, query[chunk], *(const Words*)(a.key + 32 * chunk + 8 * t));
-    if (t == 0) a.most[WARPS][g] = newest ? first_half[0] + second_half[2] : NEVER;
+    if (t == 0) a.most[WARPS][g] = span.newest ? first_half[0] + second_half[2] : NEVER;
   }
   float most = NEVER, sum = 0, out[HEAD_DIM / 8][4];
   UNROLL

@@ -412,6 +412,7 @@ DEVICE void attention(const Step& s, Shared& m, int layer, int position, int spl
     const int head = splits > 1 ? u / splits : u, split = splits > 1 ? u % splits : 0;
     const Part part = {head / SEQUENCES, head % SEQUENCES, split, splits, !itself || first % tiles == 0};
     attend(s, layer, part, position, tag, itself ? m.x : 0, m.attention);
+    if (splits > 1) fetch_ahead(s, layer + 1 < LAYERS ? layer + 1 : 0, part, position);
   }
   if (splits > 1 && block() < s.multiplying)
     for (int piece = block(); piece < SEQUENCES * HEADS * JOINS; piece += s.multiplying)
