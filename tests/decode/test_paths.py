@@ -20,7 +20,7 @@ LARGE = {"hidden_size": 3584, "intermediate_size": 18944, "num_heads": 28, "num_
         ({}, None, 4, False, "plain"), ({}, (9, 0), 1, False, "step kernel"), ({}, (9, 0), 8, False, "step kernel"),
         ({}, (9, 0), 9, False, "Triton"), ({}, (8, 9), 1, False, "Triton"), ({}, (7, 5), 16, True, "Triton"),
         ({"head_dim": 96}, (9, 0), 1, False, "Triton"), ({}, (9, 0), 1, True, "Triton"),
-        (LARGE, (9, 0), 1, False, "step kernel"), (LARGE, (9, 0), 2, False, "Triton"),
+        (LARGE, (9, 0), 3, False, "step kernel"), (LARGE, (9, 0), 4, False, "Triton"),
     ],
 )  # fmt: skip
 def test_the_capability_the_model_and_the_batch_decide(change, capability, batch, fp8, path):

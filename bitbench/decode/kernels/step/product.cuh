@@ -129,7 +129,8 @@ struct TilePart {
 };
 
 // `units` units of `tiles` tiles, all at once so that one's latencies hide behind the others': y[tile] are the sums of
-// rows g and g + 8 in the lane's columns over the first `num` units.
+// rows g and g + 8 in the lane's columns over the first `num` units. `once`: x is used only here, and its sums are found
+// here too.
 template <int bits, int unit_inputs, int units, int tiles>
 DEVICE void multiply_at_once(
     const Ring& ring, const u32 (&offset)[units][tiles], VectorPart<bits, unit_inputs> (&x)[units], bool once, int num,
