@@ -102,6 +102,8 @@ def geometry(config: DecoderConfig, num_blocks: int, num_warps: int = NUM_WARPS,
     return Geometry(count, attending, o_parts, num_warps, min(free // GRANULE, 32), num_sequences)
 
 
+def in_flight(weights: Weights, num_blocks: int) -> tuple[int, int]:
+    """Granules that a block has under way at a time, while it waits for others and while it multiplies."""
     a_block = sum(m.num_bytes for m in weights.layers[0].matrices) / num_blocks
     return next((waiting, multiplying) for least, waiting, multiplying in _IN_FLIGHT if a_block >= least)
 
