@@ -13,6 +13,7 @@ from bitbench.facts.messages import Event, Loaded, Progress, Sampled
 from bitbench.facts.samples import Bandwidth
 from bitbench.results import units
 from bitbench.results.cell_quality import cell_quality
+from bitbench.results.pool import throttled_samples
 from bitbench.results.record import Cell, Ending, QualityRecord, Record
 from bitbench.runner.plan import Plan
 from bitbench.runner.schedule import process_median
@@ -106,7 +107,9 @@ class Display:
             return
         median = process_median(record)
         if median is None:
-            self._print(f"{label} · process {record.process_index + 1}: one token, so no decode speed")
+            slowed = throttled_samples(record)
+            why = "the device was slowed down throughout, so not counted" if slowed else "one token, so no decode speed"
+            self._print(f"{label} · process {record.process_index + 1}: {why}")
             return
         if record.process_s:
             self._process_s.append(record.process_s)

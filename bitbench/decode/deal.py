@@ -10,6 +10,9 @@ from itertools import pairwise
 
 from bitbench.decode.tiles import num_tiles
 
+# More would be more vectors for every block to read.
+_MOST_DOWN_PARTS = 4
+
 
 @dataclass(frozen=True, slots=True)
 class Range:
@@ -21,7 +24,9 @@ class Range:
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """One block's tiles of each phase. A tile of `down` is one of a part of its inputs, the first part's come first."""
+    """One block's tiles of each phase. A tile of `o` or `down` is one of a part of its inputs; the first part's come
+    first.
+    """
 
     qkv: Range
     o: Range
@@ -39,15 +44,21 @@ class Tiles:
 
 
 def down_parts(hidden_size: int, inputs: int, unit: int, num_blocks: int) -> int:
-    """Into how many parts the inputs of down are cut: as many as there are blocks for, each of whole units."""
-    most = max(1, num_blocks // num_tiles(hidden_size))
-    return next(parts for parts in range(min(most, 4), 0, -1) if inputs % (parts * unit) == 0)
+    """Into how many parts the inputs of down are cut, each of whole units: those with which the block that has most has
+    least to multiply.
+    """
+    tiles = num_tiles(hidden_size)
+    possible = [
+        parts for parts in range(1, _MOST_DOWN_PARTS + 1) if parts <= num_blocks and not inputs % (parts * unit)
+    ]
+    return min(possible, key=lambda parts: -(-tiles // (num_blocks // parts)) / parts)
 
 
-def deal(tiles: Mapping[str, Tiles], num_blocks: int, num_o_parts: int) -> list[Share]:
+def deal(tiles: Mapping[str, Tiles], num_blocks: int, num_o_parts: int, num_down_parts: int) -> list[Share]:
     """The share of each block of the tiles of `qkv`, `o`, `gate_up`, `down` and `head`.
 
-    Each block has at least one tile of gate and up, which the kernel needs, and its tiles of o belong to one part.
+    Each block has at least one tile of gate and up, which the kernel needs; its tiles of o belong to one part, so do
+    those of down.
     Raises ValueError where there are more blocks than tiles of gate and up.
     """
     gate_up, head = tiles["gate_up"], tiles["head"]
@@ -55,7 +66,10 @@ def deal(tiles: Mapping[str, Tiles], num_blocks: int, num_o_parts: int) -> list[
         raise ValueError(f"{gate_up.count} tiles of gate and up are too few for {num_blocks} blocks")
     load = [0] * num_blocks
     counts = {"qkv": _evenly(load, tiles["qkv"]), "o": _by_parts(load, tiles["o"], num_o_parts)}
-    counts |= {name: _evenly(load, tiles[name]) for name in ("down", "gate_up")}
+    # Where a block has one tile at most, that is of one part anyway, and all blocks are better to choose from.
+    one_each = tiles["down"].count <= num_blocks
+    counts["down"] = _by_parts(load, tiles["down"], 1 if one_each else num_down_parts)
+    counts["gate_up"] = _evenly(load, gate_up)
     ranges = {name: _ranges(numbers) for name, numbers in counts.items()}
     # lm_head is dealt out by a formula, so that a token's embedding is found without a table.
     cuts = [head.count * block // num_blocks for block in range(num_blocks + 1)]

@@ -16,12 +16,14 @@ _SHARED_BYTES = 227 * 1024
 _TAIL = 4096
 MAX_BATCH = 8
 """A product on tensor cores has so many columns."""
+# Numbers of the residuals that a thread keeps in registers; more are spilled (7B: 0.9 KB for 4 sequences, 5 for 8).
+_MOST_RESIDUALS = 72
 # More would be missed where the weights are multiplied.
 _MOST_ATTENDING, _MOST_O_PARTS = 8, 4
 # Granules under way at a time, while a block waits for others and while it multiplies, by the bytes of a layer that it
-# multiplies: what blocks exchange queues up behind more, and with less the memory idles. The former were measured on an
-# H100 at 57, 113, 226, 890 and 3,530 KB (docs/log.md).
-_IN_FLIGHT = ((2_000_000, 8, 8), (500_000, 4, 4), (150_000, 2, 2), (0, 1, 1))
+# multiplies: what blocks exchange queues up behind more, and with less the memory idles. Measured on an H200 at 57,
+# 113, 226, 890 and 3,530 KB (docs/log.md). Where both are the same, blocks need not tell what they do.
+_IN_FLIGHT = ((2_000_000, 4, 8), (500_000, 2, 8), (150_000, 2, 2), (0, 1, 1))
 
 
 def check(config: DecoderConfig, capability: tuple[int, int], batch_size: int = 1) -> None:
@@ -84,8 +86,14 @@ def geometry(config: DecoderConfig, num_blocks: int, num_warps: int = NUM_WARPS,
     With few key heads each block that has a part of o attends for it itself; each part is one more vector that every
     block must read, so with more of them, or of sequences, some blocks attend for all.
 
-    Raises Unsupported where the vectors of so many sequences leave too little shared memory for weights.
+    Raises Unsupported where the vectors of so many sequences leave too little shared memory for weights, or their
+    residuals too few registers.
     """
+    residuals = 4 * num_sequences * -(-config.hidden_size // (4 * 32 * num_warps))
+    if num_sequences > 1 and residuals > _MOST_RESIDUALS:
+        raise Unsupported(
+            f"the step kernel cannot hold {num_sequences} residuals of {config.hidden_size} numbers in its registers"
+        )
     heads = config.num_kv_heads
     few = heads <= _MOST_O_PARTS and (config.q_size // heads) % 32 == 0
     cut = few and num_sequences == 1

@@ -107,8 +107,14 @@ class _Writer:
         self._config, self._blocks, self._how = config, blocks, how
         self._head, self._head_parts = weights.head, parts(weights.head, how.head_unit)
         first = _of_layer(weights.layers[0], config, how) | {"head": self._head_parts}
-        self._shares = deal({n: Tiles(p.num_tiles, p.tile_bytes) for n, p in first.items()}, blocks.count, how.o_parts)
-        self._batches = {n: p.batch(blocks.num_warps, blocks.most_bytes) for n, p in first.items()}
+        tiles = {n: Tiles(p.num_tiles, p.tile_bytes) for n, p in first.items()}
+        self._shares = deal(tiles, blocks.count, how.o_parts, how.down_parts)
+        self._batches = {
+            name: made.batch(
+                blocks.num_warps, blocks.most_bytes, max(getattr(share, name).count for share in self._shares)
+            )
+            for name, made in first.items()
+        }
         lengths = []
         for share in self._shares:
             bytes_of = {n: getattr(share, n).count * p.tile_bytes for n, p in first.items()}

@@ -41,15 +41,18 @@ class Parts:
         """Of one tile."""
         return int(self.units_TUZ.shape[1] * self.units_TUZ.shape[2] + self.ends_TZ.shape[1])
 
-    def batch(self, num_warps: int, most_bytes: int) -> int:
-        """How many tiles may be multiplied between two synchronisations: up to MOST_TILES, and with the units that the
-        warps have at a time (Tile::segment of product.cuh) not more than so many bytes, if more than one.
+    def batch(self, num_warps: int, most_bytes: int, most_tiles: int) -> int:
+        """How many tiles are waited for at once, of `most_tiles` that a block has at most: up to MOST_TILES, and with
+        the units that the warps have at a time (Tile::segment of product.cuh) not more than so many bytes, if more than
+        one. An eighth more may be where no further batch of whole tiles has to come meanwhile.
         """
         units, unit_bytes = int(self.units_TUZ.shape[1]), int(self.units_TUZ.shape[2])
-        each = min(
-            4 if units > 3 * num_warps else -(-units // num_warps), max(1, most_bytes // (num_warps * unit_bytes))
-        )
-        return max(1, min(MOST_TILES, most_bytes // (min(units, each * num_warps) * unit_bytes)))
+        rounds, most = -(-units // num_warps), min(4, max(1, most_bytes // (num_warps * unit_bytes)))
+        segment = min(units, -(-rounds // -(-rounds // most)) * num_warps) * unit_bytes
+        found = most_bytes * 9 // 8 // segment
+        if segment == units * unit_bytes and found < most_tiles:
+            found = most_bytes // segment
+        return max(1, min(MOST_TILES, found))
 
     def batch_bytes(self, first: int, count: int) -> tuple[Any, Any]:
         """A batch of tiles as a stream holds it: unit after unit of all of them, then what belongs to tiles."""

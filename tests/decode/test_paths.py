@@ -12,6 +12,7 @@ from tests.decode.test_decoder import BASE
 
 CONFIG = parse_config(BASE | {"head_dim": 64})
 LARGE = {"hidden_size": 3584, "intermediate_size": 18944, "num_heads": 28, "num_kv_heads": 4, "head_dim": 128}
+UNCUT = {"hidden_size": 2048, "intermediate_size": 11008, "num_heads": 16, "num_kv_heads": 2, "head_dim": 128}
 
 
 @pytest.mark.parametrize(
@@ -20,7 +21,8 @@ LARGE = {"hidden_size": 3584, "intermediate_size": 18944, "num_heads": 28, "num_
         ({}, None, 4, False, "plain"), ({}, (9, 0), 1, False, "step kernel"), ({}, (9, 0), 8, False, "step kernel"),
         ({}, (9, 0), 9, False, "Triton"), ({}, (8, 9), 1, False, "Triton"), ({}, (7, 5), 16, True, "Triton"),
         ({"head_dim": 96}, (9, 0), 1, False, "Triton"), ({}, (9, 0), 1, True, "Triton"),
-        (LARGE, (9, 0), 3, False, "step kernel"), (LARGE, (9, 0), 4, False, "Triton"),
+        (LARGE, (9, 0), 4, False, "step kernel"), (LARGE, (9, 0), 5, False, "Triton"),
+        (UNCUT, (9, 0), 6, False, "step kernel"), (UNCUT, (9, 0), 7, False, "Triton"),
     ],
 )  # fmt: skip
 def test_the_capability_the_model_and_the_batch_decide(change, capability, batch, fp8, path):

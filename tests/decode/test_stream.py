@@ -72,15 +72,17 @@ def test_tiles_mean_what_the_matrix_means(bits, unit):
 def test_every_tile_is_dealt_out_once_and_evenly():
     tiles = {"qkv": Tiles(72, 28_672), "o": Tiles(112, 14_336), "gate_up": Tiles(608, 28_672),
              "down": Tiles(112, 77_824), "head": Tiles(9496, 28_672)}  # fmt: skip
-    shares = deal(tiles, 132, 2)
+    shares = deal(tiles, 132, 2, 2)
     for name, size in tiles.items():
         ranges = [getattr(share, name) for share in shares]
         assert [n for r in ranges for n in range(r.first, r.first + r.count)] == list(range(size.count))
         counts = {r.count for r in ranges}
         assert max(counts) - min(counts) <= 1
     for share in shares:
-        first, last = share.o.first, share.o.first + share.o.count - 1
-        assert not share.o.count or first // 56 == last // 56, "of one part of the inputs"
+        for part in (share.o, share.down):
+            assert not part.count or part.first // 56 == (part.first + part.count - 1) // 56, (
+                "of one part of the inputs"
+            )
     loads = [sum(getattr(s, n).count * t.num_bytes for n, t in tiles.items() if n != "head") for s in shares]
     assert max(loads) < 1.5 * min(loads)
 
@@ -88,7 +90,7 @@ def test_every_tile_is_dealt_out_once_and_evenly():
 def test_too_many_blocks_for_gate_and_up_are_refused():
     tiles = dict.fromkeys(("qkv", "o", "gate_up", "down", "head"), Tiles(8, 1024))
     with pytest.raises(ValueError, match="8 tiles of gate and up are too few for 9 blocks"):
-        deal(tiles, 9, 1)
+        deal(tiles, 9, 1, 1)
 
 
 def model(tmp_path, method):
@@ -108,7 +110,10 @@ def test_streams_hold_every_byte_of_the_weights_once(tmp_path, method):
     stored = [matrix for layer in weights.layers for matrix in layer.matrices]
     # A zero point takes two bytes instead of half a one.
     zeros = sum(m.zero_OG.numel() * 3 // 2 for m in stored if hasattr(m, "zero_OG"))
-    expected = sum(m.num_bytes for m in (*stored, weights.head)) + zeros
+    # Each part of down has its rows' scales.
+    parts = found.cuts.down_parts - 1
+    scales = sum(4 * parts * layer.down.shape[0] for layer in weights.layers if hasattr(layer.down, "scale_O"))
+    expected = sum(m.num_bytes for m in (*stored, weights.head)) + zeros + scales
     used = [int(row.nonzero().max()) + 1 for row in found.packed]
     assert expected - 256 <= sum(used) <= expected
     assert all(-(-n // GRANULE) == granules for n, granules in zip(used, found.num_granules, strict=True))
@@ -122,8 +127,8 @@ def test_matrices_in_streams_mean_what_they_meant(tmp_path, monkeypatch, method,
     plain, index = decoder.forward.weights, torch.tensor([3, 511, 0, 3, 77, 16, 17])
     found = streamed(plain, decoder.config, Blocks(3, 4, 32_768), o_parts)
     assert found.num_bytes == plain.num_bytes
-    again = streamed(found, decoder.config, Blocks(40, 4, 16_384), o_parts)  # for so many that down is cut too
-    assert (found.streams.cuts.down_parts, again.streams.cuts.down_parts) == (1, 2)
+    again = streamed(found, decoder.config, Blocks(40, 4, 16_384), o_parts)  # down is cut into other parts
+    assert (found.streams.cuts.down_parts, again.streams.cuts.down_parts) == (3, 2)
     assert streamed(found, decoder.config, Blocks(3, 4, 32_768), o_parts) is found
     for weights in (found, again):
         assert weights.embedding is weights.head

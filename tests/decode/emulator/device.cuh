@@ -172,10 +172,6 @@ inline void mbarrier_arrive(u64* b) {
   if (--m.pending == 0) m.pending = m.count, ++m.phase;
 }
 inline void mbarrier_expect(u64* b, u32 bytes) { barrier(b).bytes += bytes; }  // the last copy arrives for both
-inline bool mbarrier_passed(u64* b, u32 parity) {
-  yield("an mbarrier");
-  return (barrier(b).phase & 1) != parity;
-}
 inline void mbarrier_wait(u64* b, u32 parity) {
   while ((barrier(b).phase & 1) == parity) yield("an mbarrier");
 }

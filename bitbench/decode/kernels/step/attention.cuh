@@ -247,11 +247,7 @@ DEVICE void attend(const Step& s, int layer, const Part& part, int position, u32
     for (int chunk = 0; chunk < HEAD_DIM / 32; ++chunk)
       UNROLL
       for (int i = 0; i < 4; ++i) multiply_query(first_half[i], second_half[i], query[chunk], keys.at[i][chunk]);
-    Values later;
-    if (next < end) {  // under way while these are weighed
-      keys.load(s, head, next);
-      if (HEAD_DIM == 64) later.load(s, head, next);
-    }
+    if (next < end) keys.load(s, head, next);  // under way while these are weighed
     UNROLL
     for (int i = 0; i < 8; ++i) {  // of head g, at positions from 8 t on
       score[i] = start + 8 * t + i < end ? first_half[i / 2][i % 2] + second_half[i / 2][2 + i % 2] : NEVER;
@@ -278,7 +274,7 @@ DEVICE void attend(const Step& s, int layer, const Part& part, int position, u32
       mma(out[i], weights[0], nothing[0], weights[1], nothing[1], v.x, v.y);
       mma(out[i], weights[2], nothing[2], weights[3], nothing[3], v.z, v.w);
     }
-    if (HEAD_DIM == 64 && next < end) values = later;
+    if (HEAD_DIM == 64 && next < end) values.load(s, head, next);
   }
   UNROLL
   for (int d = 1; d < 4; d *= 2) sum += from_lane(sum, d);

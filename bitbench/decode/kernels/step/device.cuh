@@ -128,17 +128,6 @@ DEVICE void mbarrier_wait(u64* b, u32 parity) {
       : "memory");
 }
 
-DEVICE bool mbarrier_passed(u64* b, u32 parity) {
-  u32 passed;
-  asm volatile(
-      "{\n .reg .pred passed;\n mbarrier.test_wait.parity.shared::cta.b64 passed, [%1], %2;\n"
-      " selp.u32 %0, 1, 0, passed;\n}"
-      : "=r"(passed)
-      : "r"(shared_address(b)), "r"(parity)
-      : "memory");
-  return passed;
-}
-
 // ---- memory -------------------------------------------------------------------------------------------------------
 
 // What is read once a step need not stay in L2.

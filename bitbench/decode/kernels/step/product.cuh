@@ -46,10 +46,13 @@ struct Tile {
   static constexpr int bytes = units * unit_bytes + end_bytes;
   // A warp has up to four units at a time: a segment is what all warps have. While it is multiplied the other half of the
   // ring is filled.
-  static constexpr int wanted = units > 3 * WARPS ? 4 : (units + WARPS - 1) / WARPS;
-  static constexpr int fitting = RING / 2 / (WARPS * unit_bytes);
-  static constexpr int each = wanted < fitting ? wanted : fitting > 1 ? fitting : 1;
+  static constexpr int rounds = (units + WARPS - 1) / WARPS, fitting = RING / 2 / (WARPS * unit_bytes);
+  static constexpr int most = fitting < 1 ? 1 : fitting < 4 ? fitting : 4, segments = (rounds + most - 1) / most;
+  static constexpr int each = (rounds + segments - 1) / segments;
   static constexpr int segment = units < each * WARPS ? units : each * WARPS;
+  // Of `most` tiles at most: whether all are multiplied at once, and whether a part of the vector is used only once then.
+  template <int most> static constexpr bool together = each == 1 && bits < 16 && most <= 5;
+  template <int most> static constexpr bool once = together<most> || most == 1;
   static_assert(inputs % unit_inputs == 0 && unit_inputs % (bits == 4 ? 64 : 32) == 0, "inputs must be whole units");
   static_assert(unit_bytes <= TAIL, "a unit that the ring's end cuts is read from its tail");
   static_assert(segment * unit_bytes + 2 * GRANULE <= RING, "what is read at once must fit in the ring");
@@ -185,129 +188,161 @@ DEVICE void hand_over(float* mine, int first, int num, const float (&y)[tiles][2
   }
 }
 
+// This warp's units of n tiles times its part of the vector, to where sums meet; `unit` says where each begins in the
+// stream. Units behind the first `num` are done for nothing and not counted. Of `most` tiles at most.
+template <int bits, int inputs, int unit_inputs, int most, int each>
+DEVICE void multiply_tiles(
+    const Ring& ring, VectorPart<bits, unit_inputs> (&v)[each], const u32 (&unit)[each], int n, int num, float* mine,
+    bool add) {
+  using T = Tile<bits, inputs, unit_inputs>;
+  constexpr int at_once = bits == 16 ? 2 : 4;
+  if constexpr (T::template together<most>) {
+    u32 offset[1][most];  // those that are missing are done twice and not handed over
+    UNROLL
+    for (int t = 0; t < most; ++t) offset[0][t] = unit[0] + (u32)(t < n ? t : 0) * T::unit_bytes;
+    float y[most][2][LANE_COLUMNS];
+    multiply_at_once<bits, unit_inputs, 1, most>(ring, offset, v, T::template once<most>, num, y);
+    hand_over<most>(mine, 0, n, y, add);
+  } else if constexpr (each == 1) {
+    int i = 0;
+    NO_UNROLL
+    for (; most >= at_once && i + at_once <= n; i += at_once) {
+      u32 offset[1][at_once];
+      UNROLL
+      for (int t = 0; t < at_once; ++t) offset[0][t] = unit[0] + (u32)(i + t) * T::unit_bytes;
+      float y[at_once][2][LANE_COLUMNS];
+      multiply_at_once<bits, unit_inputs, 1, at_once>(ring, offset, v, T::template once<most>, num, y);
+      hand_over<at_once>(mine, i, at_once, y, add);
+    }
+    if (at_once > 2 && most >= 2 && n - i >= 2) {
+      const u32 offset[1][2] = {unit[0] + (u32)i * T::unit_bytes, unit[0] + (u32)(i + 1) * T::unit_bytes};
+      float y[2][2][LANE_COLUMNS];
+      multiply_at_once<bits, unit_inputs, 1, 2>(ring, offset, v, T::template once<most>, num, y);
+      hand_over<2>(mine, i, 2, y, add);
+      i += 2;
+    }
+    if (i < n) {
+      const u32 offset[1][1] = {unit[0] + (u32)i * T::unit_bytes};
+      float y[1][2][LANE_COLUMNS];
+      multiply_at_once<bits, unit_inputs, 1, 1>(ring, offset, v, T::template once<most>, num, y);
+      hand_over<1>(mine, i, 1, y, add);
+    }
+  } else {
+    NO_UNROLL
+    for (int i = 0; i < n; ++i) {
+      u32 offset[each][1];
+      UNROLL
+      for (int u = 0; u < each; ++u) offset[u][0] = unit[u] + (u32)i * T::unit_bytes;
+      float y[1][2][LANE_COLUMNS];
+      multiply_at_once<bits, unit_inputs, each, 1>(ring, offset, v, T::template once<most>, num, y);
+      hand_over<1>(mine, i, 1, y, add);
+    }
+  }
+}
+
+// What met in `sums` of `tiles` tiles, the first of which is `first` of `count`, is summed and handed to `done`. With 8 bits
+// the tiles' scales lie in the stream from `ends` on.
+template <int bits, int units, int groups, bool one_round, class Done>
+DEVICE void finish_tiles(const Ring& ring, u32 ends, const float* sums, int first, int tiles, int count, Done done) {
+  constexpr int at_a_time = SEQUENCES > 1 && !one_round ? 3 : 1;
+  const int items = tiles * SEQUENCES, row = thread() % ROWS;
+  NO_UNROLL
+  for (int base = 0; base < items; base += one_round ? items : at_a_time * groups) {
+    float y[at_a_time];
+    UNROLL
+    for (int k = 0; k < at_a_time; ++k) {
+      const int wanted = base + k * groups + group(), item = wanted < items ? wanted : items - 1;  // no branches
+      const int tile = item / SEQUENCES;
+      const float* from = sums + tile * TILE_SUMS + item % SEQUENCES * SUMS_ROW + row;
+      y[k] = 0;
+      UNROLL
+      for (int w = 0; w < (units < WARPS ? units : WARPS); ++w) y[k] += from[w * WARP_SUMS];
+      if (bits == 8) y[k] *= *(const float*)ring.at(ends + 4 * (tile * ROWS + row));
+    }
+    const auto finish = [&](int k) {
+      const int item = base + k * groups + group();
+      const bool whole = item < items && group() < groups;
+      return done(whole ? first + item / SEQUENCES : count, item % SEQUENCES, row, y[k]);
+    };
+    if (at_a_time == 1 || items - base <= groups) {
+      if (base + 2 * warp() < items) finish(0).send();  // whole warps
+    } else {  // one's latencies behind the others'
+      Word words[at_a_time];
+      UNROLL
+      for (int k = 0; k < at_a_time; ++k) words[k] = finish(k);
+      UNROLL
+      for (int k = 0; k < at_a_time; ++k) words[k].send();
+    }
+  }
+}
+
 // `count` tiles of the stream from `at` on, at most `most`, times the vectors x in shared memory; `at` moves on behind
 // them. Units are dealt out to the warps, and their sums meet in `partial`, [SUMS_HALVES][TILES][WARPS][SEQUENCES]
 // [SUMS_ROW]. Then `done(tile, sequence, row, y)`, which says what is to be sent, is called by one of the first `groups`
 // groups for each tile and sequence, with row = lane % 16, and by other threads of its warp with tile = `count`. `mark`
-// hears of places.
+// hears of places. What is a batch of one segment the caller has waited for.
 template <int bits, int inputs, int unit_inputs, int groups, int most, int batch, class Mark, class Done>
 DEVICE void multiply(Ring& ring, u32& at, const u32* x, int count, float* partial, Mark mark, Done done) {
   static_assert(batch <= TILES, "sums meet in TILES places");
   if (most == 1) count = count ? 1 : 0;  // said to the compiler
   using T = Tile<bits, inputs, unit_inputs>;
-  constexpr int each = T::each, at_once = bits == 16 ? 2 : 4;
-  constexpr int x_row = vector_words(inputs);
-  constexpr bool together = each == 1 && bits < 16 && most <= 5, once = together || most == 1;
-  const int row = thread() % ROWS;
+  constexpr int each = T::each, x_row = vector_words(inputs);
+  constexpr bool one_segment = T::units <= T::segment, small = one_segment && most <= batch;
+  // Sums of several batches meet at once, but for 8 bits, whose scales are read from the stream after that.
+  constexpr int meeting = small ? most : bits == 8 ? batch : TILES / batch * batch;
+  VectorPart<bits, unit_inputs> v[each];
+  // This warp's part of the vector: units `my` and every WARPS-th after it, `num` of them.
+  const auto load = [&](int my, int num) {
+    UNROLL
+    for (int u = 0; u < each; ++u)
+      v[u].load(x + (my + (u < num ? u : 0) * WARPS) * (unit_inputs / 2), x_row, !T::template once<most>);
+  };
+  if (one_segment && !small)
+    load(T::units >= WARPS || warp() < T::units ? warp() : 0, (T::units - warp() + WARPS - 1) / WARPS);
   float* sums = partial;
-  constexpr bool one_batch = most <= batch, waited = one_batch && T::units <= T::segment;
   NO_UNROLL
-  for (int first = 0; first < count; first += one_batch ? count : batch) {
-    const int n = one_batch || count - first < batch ? count - first : batch;
-    float* mine = sums + warp() * WARP_SUMS + lane() / 4;
+  for (int first = 0; first < count; first += small ? count : meeting) {
+    const int tiles = small || count - first < meeting ? count - first : meeting;
+    u32 ends = 0;
     if (SUMS_HALVES == 1 && first) block_sync();  // what is there has been read
-    NO_UNROLL
-    for (int start = 0; start < T::units; start += T::segment) {
-      const int end = start + T::segment < T::units ? start + T::segment : T::units;
-      const int my = start + warp(), num = my < end ? (end - my + WARPS - 1) / WARPS : 0;
-      const u32 begin = at;
-      at += (u32)((end - start) * n) * T::unit_bytes;
-      if (end == T::units) at += n * T::end_bytes;
-      if (!waited) ring.wait(at);
-      mark(3);
-      if (num) {
-        VectorPart<bits, unit_inputs> v[each];
-        u32 unit[each];  // where it begins in the batch; those that are missing are done twice and not counted
-        UNROLL
-        for (int u = 0; u < each; ++u) {
-          const int in_segment = my - start + (u < num ? u : 0) * WARPS;
-          v[u].load(x + (start + in_segment) * (unit_inputs / 2), x_row, !once);
-          unit[u] = begin + (u32)(in_segment * n) * T::unit_bytes;
-        }
-        mark(4);
-        if constexpr (together) {
-          u32 offset[1][most];  // those that are missing are done twice and not handed over
+    const auto batch_from = [&](int i) {
+      const int n = small || tiles - i < batch ? tiles - i : batch;
+      float* mine = sums + i * TILE_SUMS + warp() * WARP_SUMS + lane() / 4;
+      NO_UNROLL
+      for (int start = 0; start < T::units; start += T::segment) {
+        const int end = start + T::segment < T::units ? start + T::segment : T::units;
+        const int my = start + warp(), num = my < end ? (end - my + WARPS - 1) / WARPS : 0;
+        const u32 begin = at;
+        at += (u32)((end - start) * n) * T::unit_bytes;
+        ends = at;
+        if (end == T::units) at += n * T::end_bytes;
+        if (!small) ring.wait(at);
+        mark(3);
+        if (num) {
+          if (small || !one_segment) load(my, num);
+          u32 unit[each];
           UNROLL
-          for (int t = 0; t < most; ++t) offset[0][t] = unit[0] + (u32)(t < n ? t : 0) * T::unit_bytes;
-          float y[most][2][LANE_COLUMNS];
-          multiply_at_once<bits, unit_inputs, 1, most>(ring, offset, v, once, num, y);
-          hand_over<most>(mine, 0, n, y, start > 0);
-        } else if constexpr (each == 1) {
-          int i = 0;
-          NO_UNROLL
-          for (; most >= at_once && i + at_once <= n; i += at_once) {
-            u32 offset[1][at_once];
-            UNROLL
-            for (int t = 0; t < at_once; ++t) offset[0][t] = unit[0] + (u32)(i + t) * T::unit_bytes;
-            float y[at_once][2][LANE_COLUMNS];
-            multiply_at_once<bits, unit_inputs, 1, at_once>(ring, offset, v, once, num, y);
-            hand_over<at_once>(mine, i, at_once, y, start > 0);
-          }
-          if (at_once > 2 && most >= 2 && n - i >= 2) {
-            const u32 offset[1][2] = {unit[0] + (u32)i * T::unit_bytes, unit[0] + (u32)(i + 1) * T::unit_bytes};
-            float y[2][2][LANE_COLUMNS];
-            multiply_at_once<bits, unit_inputs, 1, 2>(ring, offset, v, once, num, y);
-            hand_over<2>(mine, i, 2, y, start > 0);
-            i += 2;
-          }
-          if (i < n) {
-            const u32 offset[1][1] = {unit[0] + (u32)i * T::unit_bytes};
-            float y[1][2][LANE_COLUMNS];
-            multiply_at_once<bits, unit_inputs, 1, 1>(ring, offset, v, once, num, y);
-            hand_over<1>(mine, i, 1, y, start > 0);
-          }
-        } else {
-          NO_UNROLL
-          for (int i = 0; i < n; ++i) {
-            u32 offset[each][1];
-            UNROLL
-            for (int u = 0; u < each; ++u) offset[u][0] = unit[u] + (u32)i * T::unit_bytes;
-            float y[1][2][LANE_COLUMNS];
-            multiply_at_once<bits, unit_inputs, each, 1>(ring, offset, v, once, num, y);
-            hand_over<1>(mine, i, 1, y, start > 0);
-          }
+          for (int u = 0; u < each; ++u)
+            unit[u] = begin + (u32)((my - start + (u < num ? u : 0) * WARPS) * n) * T::unit_bytes;
+          mark(4);
+          multiply_tiles<bits, inputs, unit_inputs, most>(ring, v, unit, n, num, mine, start > 0);
         }
+        mark(5);
+        if (!small) ring.release(ends);
       }
-      mark(5);
-      // What belongs to whole tiles is read below.
-      if (T::units > T::segment || (!one_batch && first + batch < count))
-        ring.release(at - (end == T::units ? n * T::end_bytes : 0));
+    };
+    if constexpr (small) {
+      batch_from(0);
+    } else {
+      NO_UNROLL
+      for (int i = 0; i < tiles; i += batch) batch_from(i);
     }
     mark(6);
     block_sync();
     mark(7);
-    constexpr bool one_round = one_batch && most * SEQUENCES <= groups;
-    constexpr int at_a_time = SEQUENCES > 1 && !one_round ? 3 : 1;
-    const int ends = at - n * T::end_bytes, items = n * SEQUENCES;
-    NO_UNROLL
-    for (int base = 0; base < items; base += one_round ? items : at_a_time * groups) {
-      float y[at_a_time];
-      UNROLL
-      for (int k = 0; k < at_a_time; ++k) {
-        const int wanted = base + k * groups + group(), item = wanted < items ? wanted : items - 1;  // no branches
-        const int tile = item / SEQUENCES;
-        const float* from = sums + tile * TILE_SUMS + item % SEQUENCES * SUMS_ROW + row;
-        y[k] = 0;
-        UNROLL
-        for (int w = 0; w < (T::units < WARPS ? T::units : WARPS); ++w) y[k] += from[w * WARP_SUMS];
-        if (bits == 8) y[k] *= *(const float*)ring.at(ends + 4 * (tile * ROWS + row));
-      }
-      const auto finish = [&](int k) {
-        const int item = base + k * groups + group();
-        const bool whole = item < items && group() < groups;
-        return done(whole ? first + item / SEQUENCES : count, item % SEQUENCES, row, y[k]);
-      };
-      if (at_a_time == 1 || items - base <= groups) {
-        if (base + 2 * warp() < items) finish(0).send();  // whole warps
-      } else {  // one's latencies behind the others'
-        Word words[at_a_time];
-        UNROLL
-        for (int k = 0; k < at_a_time; ++k) words[k] = finish(k);
-        UNROLL
-        for (int k = 0; k < at_a_time; ++k) words[k].send();
-      }
-    }
+    finish_tiles<bits, T::units, groups, (most <= meeting && most * SEQUENCES <= groups)>(
+        ring, ends, sums, first, tiles, count, done);
     if (SUMS_HALVES == 2) sums = sums == partial ? partial + TILES * TILE_SUMS : partial;
   }
-  if (T::units <= T::segment) ring.release(at);  // others wait for what was sent, nobody for this
+  if (one_segment) ring.release(at);  // others wait for what was sent, nobody for this
 }

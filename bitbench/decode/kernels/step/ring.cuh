@@ -49,19 +49,15 @@ struct Pace {
   volatile u32* under_way;
 
   DEVICE void waiting() const {
-    if (thread() == 0) *under_way = IN_FLIGHT;
+    if (IN_FLIGHT_BUSY != IN_FLIGHT && thread() == 0) *under_way = IN_FLIGHT;
   }
   DEVICE void multiplying() const {
-    if (thread() == 0) *under_way = IN_FLIGHT_BUSY;
+    if (IN_FLIGHT_BUSY != IN_FLIGHT && thread() == 0) *under_way = IN_FLIGHT_BUSY;
   }
   // Until the n-th granule, counted through all steps, may be asked for.
   DEVICE void wait(u64* full, u32 n) const {
-    u32 last;
-    do {
-      const u32 most = *under_way;
-      if (n < most) return;
-      last = n - most;
-    } while (!mbarrier_passed(full + last % NUM_GRANULES, last / NUM_GRANULES & 1));
+    const u32 most = IN_FLIGHT_BUSY != IN_FLIGHT ? *under_way : IN_FLIGHT, last = n - most;
+    if (n >= most) mbarrier_wait(full + last % NUM_GRANULES, last / NUM_GRANULES & 1);
   }
 };
 

@@ -409,8 +409,8 @@ DEVICE void attention(const Step& s, Shared& m, int layer, int position, int spl
   int u = itself ? (m.share.count[O] ? first / tiles : end) : num_blocks() - 1 - block();
   NO_UNROLL
   for (; u < end; u += itself ? end : num_blocks()) {
-    const int head = splits > 1 ? u / splits : u, split = splits > 1 ? u % splits : 0;
-    const Part part = {head / SEQUENCES, head % SEQUENCES, split, splits, !itself || first % tiles == 0};
+    const int head = u / splits;
+    const Part part = {head / SEQUENCES, head % SEQUENCES, u % splits, splits, !itself || first % tiles == 0};
     attend(s, layer, part, position, tag, itself ? m.x : 0, m.attention);
     if (splits > 1) fetch_ahead(s, layer + 1 < LAYERS ? layer + 1 : 0, part, position);
   }
