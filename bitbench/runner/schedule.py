@@ -11,6 +11,8 @@ from bitbench.runner.plan import PlannedCell, Request
 
 # After a second failure a cell is left alone; after a first one too, if nothing of it has worked yet.
 _FAILURES_ALLOWED = 1
+# Processes that were throttled throughout carry no clean speed: so many are made up for by others.
+_THROTTLED_REPLACED = 2
 
 
 @dataclass(slots=True)
@@ -67,7 +69,8 @@ def judge(state: CellState, request: Request) -> None:
     if failures > (_FAILURES_ALLOWED if state.ok_records else 0):
         state.ended_by = "failure"
         return
-    done = len(state.ok_records)
+    throttled = sum(not clean_samples(r) for r in state.ok_records)
+    done = len(state.ok_records) - min(throttled, _THROTTLED_REPLACED)
     if done < request.first_processes:
         return
     reached = state.reached_precision()
