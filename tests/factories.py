@@ -25,6 +25,10 @@ ENVIRONMENT = Environment(
 )
 
 
+HOT = (PowerSample(at_s=99.0, throttle_reasons=("HwSlowdown",)),)
+"""A look before all samples: they are throttled, all of them."""
+
+
 def cell(method: str = "fp16", **fields: Any) -> Cell:
     """`awq-int4:marlin` asks for a kernel."""
     name, _, kernel = method.partition(":")

@@ -13,7 +13,7 @@ from bitbench.facts.messages import Event, Loaded, Progress, Sampled
 from bitbench.facts.samples import Bandwidth
 from bitbench.results import units
 from bitbench.results.cell_quality import cell_quality
-from bitbench.results.pool import throttled_samples
+from bitbench.results.pool import throttled_throughout
 from bitbench.results.record import Cell, Ending, QualityRecord, Record
 from bitbench.runner.plan import Plan
 from bitbench.runner.schedule import process_median
@@ -107,8 +107,11 @@ class Display:
             return
         median = process_median(record)
         if median is None:
-            slowed = throttled_samples(record)
-            why = "the device was slowed down throughout, so not counted" if slowed else "one token, so no decode speed"
+            why = (
+                "the device was slowed down throughout, so not counted"
+                if throttled_throughout(record)
+                else "one token, so no decode speed"
+            )
             self._print(f"{label} · process {record.process_index + 1}: {why}")
             return
         if record.process_s:

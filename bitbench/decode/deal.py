@@ -4,7 +4,7 @@ All wait for the block that has most to do in a phase, so a phase's tiles are de
 time only if no block's stream is longer than the others', so what does not come out even goes to blocks that have less.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -78,6 +78,11 @@ def deal(tiles: Mapping[str, Tiles], num_blocks: int, num_o_parts: int, num_down
         Share(ranges["qkv"][b], ranges["o"][b], ranges["gate_up"][b], ranges["down"][b], heads[b])
         for b in range(num_blocks)
     ]
+
+
+def most_tiles(shares: Iterable[Share], name: str) -> int:
+    """How many tiles of a matrix, a field of Share, a block has at most."""
+    return max(int(getattr(share, name).count) for share in shares)
 
 
 def _by_parts(load: list[int], tiles: Tiles, num_parts: int) -> list[int]:

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from bitbench.decode.cuda_source import Arguments, compiled
-from bitbench.decode.deal import Share
+from bitbench.decode.deal import Share, most_tiles
 from bitbench.decode.forward import Forward
 from bitbench.decode.geometry import Geometry, check, geometry, in_flight
 from bitbench.decode.prompts import Prompts
@@ -48,8 +48,7 @@ class StepKernel(FirstOfAll):
         self.forward.weights, found = weights, weights.streams  # the weights are in memory once from here on
         self._macros = {name.upper(): str(value) for name, value in asdict(found.cuts).items()}
         for name in Share.__dataclass_fields__:
-            most = max(getattr(share, name).count for share in found.shares)
-            self._macros[f"MOST_{name.upper()}"] = str(most)
+            self._macros[f"MOST_{name.upper()}"] = str(most_tiles(found.shares, name))
             self._macros[f"BATCH_{name.upper()}"] = str(found.batches[name])
         wanted = in_flight(self.forward.weights, shape.multiplying.count)
         waiting, multiplying = (min(granules, shape.num_granules - 1) for granules in wanted)

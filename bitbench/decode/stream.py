@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from bitbench.decode.config import DecoderConfig
-from bitbench.decode.deal import Share, Tiles, deal, down_parts
+from bitbench.decode.deal import Share, Tiles, deal, down_parts, most_tiles
 from bitbench.decode.matrix import Dense, Int4Groups, Int8Rows, Matrix, with_rows
 from bitbench.decode.streamed import Places, Streamed
 from bitbench.decode.tiles import Parts, batched, parts, regrouped, unit_inputs
@@ -110,9 +110,7 @@ class _Writer:
         tiles = {n: Tiles(p.num_tiles, p.tile_bytes) for n, p in first.items()}
         self._shares = deal(tiles, blocks.count, how.o_parts, how.down_parts)
         self._batches = {
-            name: made.batch(
-                blocks.num_warps, blocks.most_bytes, max(getattr(share, name).count for share in self._shares)
-            )
+            name: made.batch(blocks.num_warps, blocks.most_bytes, most_tiles(self._shares, name))
             for name, made in first.items()
         }
         lengths = []

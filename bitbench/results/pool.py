@@ -38,6 +38,11 @@ def clean_samples(record: Record) -> tuple[PromptSample, ...]:
     return tuple(s for i, s in enumerate(measured_samples(record)) if i not in throttled)
 
 
+def throttled_throughout(record: Record) -> bool:
+    """Whether a record has measured samples and not one of them is clean."""
+    return bool(measured_samples(record)) and not clean_samples(record)
+
+
 def tpots(samples: Iterable[PromptSample]) -> list[float]:
     """TPOT of each sample that has one, seconds."""
     return [s.tpot_s for s in samples if s.tpot_s is not None]

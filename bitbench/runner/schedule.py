@@ -4,7 +4,7 @@ import math
 import statistics
 from dataclasses import dataclass, field
 
-from bitbench.results.pool import clean_samples, tpots
+from bitbench.results.pool import clean_samples, throttled_throughout, tpots
 from bitbench.results.record import Record
 from bitbench.results.stats import dominant_spread, interval, relative_half_width
 from bitbench.runner.plan import PlannedCell, Request
@@ -69,7 +69,7 @@ def judge(state: CellState, request: Request) -> None:
     if failures > (_FAILURES_ALLOWED if state.ok_records else 0):
         state.ended_by = "failure"
         return
-    throttled = sum(not clean_samples(r) for r in state.ok_records)
+    throttled = sum(throttled_throughout(r) for r in state.ok_records)
     done = len(state.ok_records) - min(throttled, _THROTTLED_REPLACED)
     if done < request.first_processes:
         return

@@ -8,9 +8,7 @@ from rich.console import Console
 from bitbench.cli.progress import Display
 from bitbench.facts.samples import PowerSample
 from bitbench.runner.plan import Plan
-from tests.factories import record, sample
-
-HOT = (PowerSample(at_s=99.0, throttle_reasons=("HwSlowdown",)),)
+from tests.factories import HOT, record, sample
 
 
 def said(*records):
@@ -30,6 +28,8 @@ def test_a_process_has_its_speed_and_the_range_so_far():
 def test_a_process_without_a_speed_says_why():
     short = record(samples=[sample(output_len=1)])
     assert said(short) == ["fp16 · process 1: one token, so no decode speed"]
+    short_and_cold = record(samples=[sample(), sample(0.01, 1, output_len=1)], power=(*HOT, PowerSample(at_s=100.9)))
+    assert said(short_and_cold) == ["fp16 · process 1: one token, so no decode speed"]
     hot = record(tpots=[0.05, 0.05], power=HOT, process=1)
     assert said(hot) == ["fp16 · process 2: the device was slowed down throughout, so not counted"]
 

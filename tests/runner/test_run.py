@@ -2,7 +2,6 @@
 
 import pytest
 
-from bitbench.facts.samples import PowerSample
 from bitbench.facts.workloads import parse_workload
 from bitbench.results import store
 from bitbench.results.summary import summarize
@@ -11,7 +10,7 @@ from bitbench.runner.plan import make_plan
 from bitbench.runner.preparing import checkpoint_key
 from bitbench.runner.run import Run
 from bitbench.runner.schedule import CellState, first_state, judge
-from tests.factories import record
+from tests.factories import HOT, record
 from tests.runner.runs import collect, execute, fake_request, script
 
 
@@ -138,10 +137,9 @@ def test_stored_methods_have_checkpoints_of_their_own_and_the_others_share_one()
 def test_processes_that_were_throttled_throughout_are_made_up_for(throttled, processes):
     request = fake_request("fp16", processes=3)
     state = first_state(make_plan(request, collect("fake")).cells[0], request)
-    hot = (PowerSample(at_s=99.0, throttle_reasons=("HwSlowdown",)),)
     while state.ended_by is None:
         index = state.next_index
-        state.records.append(record(tpots=[0.01] * 3, process=index, power=hot if index < throttled else ()))
+        state.records.append(record(tpots=[0.01] * 3, process=index, power=HOT if index < throttled else ()))
         judge(state, request)
     assert len(state.records) == processes
 
