@@ -23,7 +23,7 @@ _MOST_ATTENDING, _MOST_O_PARTS = 8, 4
 # Granules under way at a time, while a block waits for others and while it multiplies, by the bytes of a layer that it
 # multiplies: what blocks exchange queues up behind more, and with less the memory idles. Measured on an H200 at 57,
 # 113, 226, 890 and 3,530 KB (docs/log.md). Where both are the same, blocks need not tell what they do.
-_IN_FLIGHT = ((2_000_000, 4, 8), (500_000, 2, 8), (150_000, 2, 2), (0, 1, 1))
+_IN_FLIGHT = ((2_000_000, 4, 8), (500_000, 2, 8), (150_000, 2, 5), (0, 1, 1))
 
 
 def check(config: DecoderConfig, capability: tuple[int, int], batch_size: int = 1) -> None:
@@ -89,7 +89,8 @@ def geometry(config: DecoderConfig, num_blocks: int, num_warps: int = NUM_WARPS,
     Raises Unsupported where the vectors of so many sequences leave too little shared memory for weights, or their
     residuals too few registers.
     """
-    residuals = 4 * num_sequences * -(-config.hidden_size // (4 * 32 * num_warps))
+    columns = 1 << (num_sequences - 1).bit_length()
+    residuals = 4 * columns * -(-config.hidden_size // (4 * 32 * num_warps))
     if num_sequences > 1 and residuals > _MOST_RESIDUALS:
         raise Unsupported(
             f"the step kernel cannot hold {num_sequences} residuals of {config.hidden_size} numbers in its registers"
@@ -132,4 +133,4 @@ def _beside_ring(config: DecoderConfig, num_blocks: int, o_parts: int, num_warps
     joined = 4 * 4 * 18  # a warp's part of what joins the parts of a long context
     attention = 16 * (head_dim + 32) + 4 * head_dim + 32 + num_warps * (64 + max(4 * group * (head_dim + 8), joined))
     vectors = num_sequences * (2 * _inputs(config, num_blocks, o_parts) + 64)
-    return 2 * 8 * 32 + (16 + 32) * num_warps + vectors + max(partial, attention) + 384
+    return 2 * 8 * 32 + (16 + 3 * 32) * num_warps + vectors + max(partial, attention) + 384

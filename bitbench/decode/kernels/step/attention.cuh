@@ -198,7 +198,7 @@ DEVICE void multiply_query(float (&first)[4], float (&second)[4], const Words& q
 // Where four dimensions from d on of a head, counted over all sequences, are sent: to their part of o.
 DEVICE u64* attended(const Step& s, int head, int d) {
   const int sequence = head / HEADS, from = head % HEADS * HEAD_DIM + d, part = from / O_INPUTS;
-  return s.attended + ((part * SEQUENCES + sequence) * O_INPUTS + from % O_INPUTS) / 4;
+  return s.attended + part * SEQUENCES * (O_INPUTS / 4) + quad_place(sequence, from % O_INPUTS / 4);
 }
 
 // One key head over its part of the positions, the last of which may be the new one. Where the context is whole, the

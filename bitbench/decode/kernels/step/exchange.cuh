@@ -32,14 +32,14 @@ struct Quads {  // or others whose lowest bit tells
 };
 
 // Waits for words at n places, one or two neighbouring ones each: w[k] are those at `at(k)`, or numbers that are 0 where
-// that is null. Those that were not there are asked for again, and only those: a block asks for up to 30 KB, and all
+// there `is` none. Those that were not there are asked for again, and only those: a block asks for up to 30 KB, and all
 // blocks for the same.
-template <class Kind, int n, int size, class At>
-DEVICE void poll(u64 (&w)[n][size], u32 tag, At at) {
+template <class Kind, int n, int size, class At, class Is>
+DEVICE void poll(u64 (&w)[n][size], u32 tag, At at, Is is) {
   UNROLL
   for (int k = 0; k < n; ++k)
     UNROLL
-    for (int j = 0; j < size; ++j) w[k][j] = at(k) ? Kind::other(tag) : Kind::none(tag);
+    for (int j = 0; j < size; ++j) w[k][j] = is(k) ? Kind::other(tag) : Kind::none(tag);
   Kind all;
   do {
     UNROLL
@@ -51,6 +51,11 @@ DEVICE void poll(u64 (&w)[n][size], u32 tag, At at) {
       UNROLL
       for (int j = size - 1; j >= 0; --j) all.look(w[k][j], tag);
   } while (!all.there());
+}
+// There is none where `at(k)` is null.
+template <class Kind, int n, int size, class At>
+DEVICE void poll(u64 (&w)[n][size], u32 tag, At at) {
+  poll<Kind>(w, tag, at, [&](int k) { return at(k) != 0; });
 }
 
 // A word on its way; `to` is null where there is none. It is made first and sent later, so that the making of several
@@ -73,6 +78,10 @@ DEVICE float marked(float y, u32 tag) {
   return as_float(((as_bits(y) + bit - wanted) & ~(2 * bit - 1)) + wanted);
 }
 
+// Where quad i of a sequence's vector lies among those of all sequences: 32 numbers of each and then the next 32, as a warp
+// asks for them.
+DEVICE int quad_place(int sequence, int i) { return (i / 8 * SEQUENCES + sequence) * 8 + i % 8; }
+
 // The first pair is of `marked` and its neighbour. A number too small to be marked is, too.
 DEVICE u64 quad(u32 first, u32 second, u32 tag) { return (u64)second << 32 | (first & ~1u) | (tag & 1); }
 
@@ -91,23 +100,4 @@ DEVICE Word quad_of_pairs(u64* to, float y, float z, u32 tag, bool whether) {
 // With DELAY: blocks and warps come at other times, and everything must come out the same.
 DEVICE void delay() {
   if (DELAY) nap((cycles() + 977 * block() + 71 * warp()) * 2654435761u % (DELAY + 1));
-}
-
-// Waits for `n` pairs of quads of each sequence: `take(sequence, i, a, b)` is called for pair i.
-template <int n, class Take>
-DEVICE void receive(const u64* from, u32 tag, Take take) {
-  constexpr int all = n * SEQUENCES, rounds = (all + THREADS - 1) / THREADS, at_once = rounds < 12 ? rounds : 12;
-  NO_UNROLL
-  for (int base = thread(); base < all; base += at_once * THREADS) {
-    u64 quads[at_once][2];
-    poll<Quads>(quads, tag, [&](int k) {
-      const int i = base + k * THREADS;
-      return i < all ? from + 2 * i : 0;
-    });
-    UNROLL
-    for (int k = 0; k < at_once; ++k) {
-      const int i = base + k * THREADS;
-      if (i < all) take(SEQUENCES > 1 ? i / n : 0, SEQUENCES > 1 ? i % n : i, quads[k][0], quads[k][1]);
-    }
-  }
 }

@@ -22,8 +22,7 @@ static_assert(SEQUENCES >= 1 && SEQUENCES <= 8, "a column for each sequence");
 #define SUMS_ROW (SEQUENCES > 1 ? ROWS + 4 : ROWS)
 #define WARP_SUMS (SEQUENCES * SUMS_ROW)
 #define TILE_SUMS (WARPS * WARP_SUMS)
-// While one half is read the other is written; for more sequences shared memory does not suffice.
-#define SUMS_HALVES (SEQUENCES > 1 ? 1 : 2)
+#define SUMS_HALVES (SEQUENCES > 1 ? 1 : 2)  // for more sequences shared memory does not suffice
 
 // Words from one sequence's vector to the next: rows begin in alternate halves of the banks.
 DEVICE constexpr int vector_words(int inputs) { return inputs / 2 + (inputs / 2 % 32 ? 0 : 16); }
@@ -171,9 +170,32 @@ DEVICE void multiply_at_once(
       }
 }
 
+// Where the warps' sums of tiles meet, [SUMS_HALVES][TILES][WARPS][SEQUENCES][SUMS_ROW] in shared memory. While one half
+// is read the other is written, and before that one is written again all warps meet; with one half a warp waits until the
+// others have read what met before.
+struct Sums {
+  float* halves;
+  u64* read;
+  u32 rounds;  // in which this warp has read what met
+
+  DEVICE float* at() const { return halves + rounds % SUMS_HALVES * (TILES * TILE_SUMS); }
+  DEVICE void wait() const {
+    if (SUMS_HALVES == 1) mbarrier_wait(read, ~rounds & 1);
+  }
+  DEVICE void has_read() {
+    if (SUMS_HALVES == 1) {
+      warp_sync();
+      if (lane() == 0) mbarrier_arrive(read);
+    }
+    ++rounds;
+  }
+};
+
 // This lane's sums of up to `tiles` tiles from tile `first` on to where they meet, added to what is there already or not.
 template <int tiles>
-DEVICE void hand_over(float* mine, int first, int num, const float (&y)[tiles][2][LANE_COLUMNS], bool add) {
+DEVICE void hand_over(
+    const Sums& sums, float* mine, int first, int num, const float (&y)[tiles][2][LANE_COLUMNS], bool add) {
+  sums.wait();
   UNROLL
   for (int c = 0; c < LANE_COLUMNS; ++c) {
     const int column = 2 * (lane() % 4) + c;
@@ -192,8 +214,8 @@ DEVICE void hand_over(float* mine, int first, int num, const float (&y)[tiles][2
 // stream. Units behind the first `num` are done for nothing and not counted. Of `most` tiles at most.
 template <int bits, int inputs, int unit_inputs, int most, int each>
 DEVICE void multiply_tiles(
-    const Ring& ring, VectorPart<bits, unit_inputs> (&v)[each], const u32 (&unit)[each], int n, int num, float* mine,
-    bool add) {
+    const Ring& ring, VectorPart<bits, unit_inputs> (&v)[each], const u32 (&unit)[each], int n, int num,
+    const Sums& sums, float* mine, bool add) {
   using T = Tile<bits, inputs, unit_inputs>;
   constexpr int at_once = bits == 16 ? 2 : 4;
   if constexpr (T::template together<most>) {
@@ -202,7 +224,7 @@ DEVICE void multiply_tiles(
     for (int t = 0; t < most; ++t) offset[0][t] = unit[0] + (u32)(t < n ? t : 0) * T::unit_bytes;
     float y[most][2][LANE_COLUMNS];
     multiply_at_once<bits, unit_inputs, 1, most>(ring, offset, v, T::template once<most>, num, y);
-    hand_over<most>(mine, 0, n, y, add);
+    hand_over<most>(sums, mine, 0, n, y, add);
   } else if constexpr (each == 1) {
     int i = 0;
     NO_UNROLL
@@ -212,20 +234,20 @@ DEVICE void multiply_tiles(
       for (int t = 0; t < at_once; ++t) offset[0][t] = unit[0] + (u32)(i + t) * T::unit_bytes;
       float y[at_once][2][LANE_COLUMNS];
       multiply_at_once<bits, unit_inputs, 1, at_once>(ring, offset, v, T::template once<most>, num, y);
-      hand_over<at_once>(mine, i, at_once, y, add);
+      hand_over<at_once>(sums, mine, i, at_once, y, add);
     }
     if (at_once > 2 && most >= 2 && n - i >= 2) {
       const u32 offset[1][2] = {unit[0] + (u32)i * T::unit_bytes, unit[0] + (u32)(i + 1) * T::unit_bytes};
       float y[2][2][LANE_COLUMNS];
       multiply_at_once<bits, unit_inputs, 1, 2>(ring, offset, v, T::template once<most>, num, y);
-      hand_over<2>(mine, i, 2, y, add);
+      hand_over<2>(sums, mine, i, 2, y, add);
       i += 2;
     }
     if (i < n) {
       const u32 offset[1][1] = {unit[0] + (u32)i * T::unit_bytes};
       float y[1][2][LANE_COLUMNS];
       multiply_at_once<bits, unit_inputs, 1, 1>(ring, offset, v, T::template once<most>, num, y);
-      hand_over<1>(mine, i, 1, y, add);
+      hand_over<1>(sums, mine, i, 1, y, add);
     }
   } else {
     NO_UNROLL
@@ -235,15 +257,37 @@ DEVICE void multiply_tiles(
       for (int u = 0; u < each; ++u) offset[u][0] = unit[u] + (u32)i * T::unit_bytes;
       float y[1][2][LANE_COLUMNS];
       multiply_at_once<bits, unit_inputs, each, 1>(ring, offset, v, T::template once<most>, num, y);
-      hand_over<1>(mine, i, 1, y, add);
+      hand_over<1>(sums, mine, i, 1, y, add);
     }
   }
 }
 
+// This warp's `num` units of a single tile from unit `my` on, one after another: little code, and for one sequence that is
+// faster than many at once (docs/log.md).
+template <int bits, int inputs, int unit_inputs>
+DEVICE void multiply_units(const Ring& ring, const u32* x, u32 begin, int my, int num, const Sums& sums, float* mine) {
+  using T = Tile<bits, inputs, unit_inputs>;
+  float y[1][2][LANE_COLUMNS] = {};
+  NO_UNROLL
+  for (int i = my; i < my + num * WARPS; i += WARPS) {
+    VectorPart<bits, unit_inputs> part[1];
+    part[0].load(x + i * (unit_inputs / 2), vector_words(inputs), false);
+    const u32 offset[1][1] = {begin + (u32)i * T::unit_bytes};
+    float one[1][2][LANE_COLUMNS];
+    multiply_at_once<bits, unit_inputs, 1, 1>(ring, offset, part, true, 1, one);
+    UNROLL
+    for (int row = 0; row < 2; ++row)
+      UNROLL
+      for (int c = 0; c < LANE_COLUMNS; ++c) y[0][row][c] += one[0][row][c];
+  }
+  hand_over<1>(sums, mine, 0, 1, y, false);
+}
+
 // What met in `sums` of `tiles` tiles, the first of which is `first` of `count`, is summed and handed to `done`. With 8 bits
 // the tiles' scales lie in the stream from `ends` on.
-template <int bits, int units, int groups, bool one_round, class Done>
-DEVICE void finish_tiles(const Ring& ring, u32 ends, const float* sums, int first, int tiles, int count, Done done) {
+template <int bits, int units, int groups, bool one_round, class Met, class Done>
+DEVICE void finish_tiles(
+    const Ring& ring, u32 ends, const float* sums, int first, int tiles, int count, Met met, Done done) {
   constexpr int at_a_time = SEQUENCES > 1 && !one_round ? 3 : 1;
   const int items = tiles * SEQUENCES, row = thread() % ROWS;
   NO_UNROLL
@@ -259,6 +303,7 @@ DEVICE void finish_tiles(const Ring& ring, u32 ends, const float* sums, int firs
       for (int w = 0; w < (units < WARPS ? units : WARPS); ++w) y[k] += from[w * WARP_SUMS];
       if (bits == 8) y[k] *= *(const float*)ring.at(ends + 4 * (tile * ROWS + row));
     }
+    if (first == 0 && base == 0) met();
     const auto finish = [&](int k) {
       const int item = base + k * groups + group();
       const bool whole = item < items && group() < groups;
@@ -277,19 +322,24 @@ DEVICE void finish_tiles(const Ring& ring, u32 ends, const float* sums, int firs
 }
 
 // `count` tiles of the stream from `at` on, at most `most`, times the vectors x in shared memory; `at` moves on behind
-// them. Units are dealt out to the warps, and their sums meet in `partial`, [SUMS_HALVES][TILES][WARPS][SEQUENCES]
-// [SUMS_ROW]. Then `done(tile, sequence, row, y)`, which says what is to be sent, is called by one of the first `groups`
-// groups for each tile and sequence, with row = lane % 16, and by other threads of its warp with tile = `count`. `mark`
-// hears of places. What is a batch of one segment the caller has waited for.
-template <int bits, int inputs, int unit_inputs, int groups, int most, int batch, class Mark, class Done>
-DEVICE void multiply(Ring& ring, u32& at, const u32* x, int count, float* partial, Mark mark, Done done) {
+// them. Units are dealt out to the warps, and each warp's part of x is there when it comes. `beside()` is called while the
+// first products are under way, and `met()` when all warps have been there. Then `done(tile, sequence, row, y)`, which says
+// what is to be sent, is called by one of the first `groups` groups for each tile and sequence, with row = lane % 16, and by
+// other threads of its warp with tile = `count`. `mark` hears of places. What is a batch of one segment the caller has
+// waited for.
+template <
+    int bits, int inputs, int unit_inputs, int groups, int most, int batch, class Mark, class Beside, class Met, class Done>
+DEVICE void multiply(
+    Ring& ring, u32& at, const u32* x, int count, Sums& sums, Mark mark, Beside beside, Met met, Done done) {
   static_assert(batch <= TILES, "sums meet in TILES places");
   if (most == 1) count = count ? 1 : 0;  // said to the compiler
   using T = Tile<bits, inputs, unit_inputs>;
   constexpr int each = T::each, x_row = vector_words(inputs);
   constexpr bool one_segment = T::units <= T::segment, small = one_segment && most <= batch;
+  constexpr bool all = one_segment && T::units >= WARPS;  // warps have units
+  constexpr bool one_tile = SEQUENCES == 1 && small && most == 1 && each > 1;
   // Sums of several batches meet at once, but for 8 bits, whose scales are read from the stream after that.
-  constexpr int meeting = small ? most : bits == 8 ? batch : TILES / batch * batch;
+  constexpr int at_once = small ? most : bits == 8 ? batch : TILES / batch * batch;
   VectorPart<bits, unit_inputs> v[each];
   // This warp's part of the vector: units `my` and every WARPS-th after it, `num` of them.
   const auto load = [&](int my, int num) {
@@ -299,15 +349,14 @@ DEVICE void multiply(Ring& ring, u32& at, const u32* x, int count, float* partia
   };
   if (one_segment && !small)
     load(T::units >= WARPS || warp() < T::units ? warp() : 0, (T::units - warp() + WARPS - 1) / WARPS);
-  float* sums = partial;
+  if (count && !(small && all)) beside();
   NO_UNROLL
-  for (int first = 0; first < count; first += small ? count : meeting) {
-    const int tiles = small || count - first < meeting ? count - first : meeting;
+  for (int first = 0; first < count; first += small ? count : at_once) {
+    const int tiles = small || count - first < at_once ? count - first : at_once;
     u32 ends = 0;
-    if (SUMS_HALVES == 1 && first) block_sync();  // what is there has been read
     const auto batch_from = [&](int i) {
       const int n = small || tiles - i < batch ? tiles - i : batch;
-      float* mine = sums + i * TILE_SUMS + warp() * WARP_SUMS + lane() / 4;
+      float* mine = sums.at() + i * TILE_SUMS + warp() * WARP_SUMS + lane() / 4;
       NO_UNROLL
       for (int start = 0; start < T::units; start += T::segment) {
         const int end = start + T::segment < T::units ? start + T::segment : T::units;
@@ -318,14 +367,19 @@ DEVICE void multiply(Ring& ring, u32& at, const u32* x, int count, float* partia
         if (end == T::units) at += n * T::end_bytes;
         if (!small) ring.wait(at);
         mark(3);
-        if (num) {
-          if (small || !one_segment) load(my, num);
-          u32 unit[each];
-          UNROLL
-          for (int u = 0; u < each; ++u)
-            unit[u] = begin + (u32)((my - start + (u < num ? u : 0) * WARPS) * n) * T::unit_bytes;
+        if (all || num) {
+          if (!one_tile && (small || !one_segment)) load(my, num);
+          if (small && all) beside();
           mark(4);
-          multiply_tiles<bits, inputs, unit_inputs, most>(ring, v, unit, n, num, mine, start > 0);
+          if constexpr (one_tile) {
+            multiply_units<bits, inputs, unit_inputs>(ring, x, begin, my, num, sums, mine);
+          } else {
+            u32 unit[each];
+            UNROLL
+            for (int u = 0; u < each; ++u)
+              unit[u] = begin + (u32)((my - start + (u < num ? u : 0) * WARPS) * n) * T::unit_bytes;
+            multiply_tiles<bits, inputs, unit_inputs, most>(ring, v, unit, n, num, sums, mine, start > 0);
+          }
         }
         mark(5);
         if (!small) ring.release(ends);
@@ -340,9 +394,9 @@ DEVICE void multiply(Ring& ring, u32& at, const u32* x, int count, float* partia
     mark(6);
     block_sync();
     mark(7);
-    finish_tiles<bits, T::units, groups, (most <= meeting && most * SEQUENCES <= groups)>(
-        ring, ends, sums, first, tiles, count, done);
-    if (SUMS_HALVES == 2) sums = sums == partial ? partial + TILES * TILE_SUMS : partial;
+    finish_tiles<bits, T::units, groups, (most <= at_once && most * SEQUENCES <= groups)>(
+        ring, ends, sums.at(), first, tiles, count, met, done);
+    sums.has_read();
   }
   if (one_segment) ring.release(at);  // others wait for what was sent, nobody for this
 }

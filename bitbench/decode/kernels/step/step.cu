@@ -22,6 +22,7 @@
 #define MOST_PARTS (O_PARTS > DOWN_PARTS ? O_PARTS : DOWN_PARTS)
 
 #include "ring.cuh"
+#include "portion.cuh"
 #include "exchange.cuh"
 #include "product.cuh"
 
@@ -49,10 +50,10 @@ struct Share {
   FIELD(u16*, keys)              /* [LAYERS][SEQUENCES][KV_HEADS][context][HEAD_DIM] */                               \
   FIELD(u16*, values)            /* [LAYERS][SEQUENCES][KV_HEADS][HEAD_DIM][context] */                               \
   FIELD(u64*, qkv)               /* packets: [SEQUENCES][QKV_SIZE] */                                                 \
-  FIELD(u64*, attended)          /* quads: [O_PARTS][SEQUENCES][O_INPUTS / 4] */                                      \
-  FIELD(u64*, from_o)            /* quads: [O_PARTS][SEQUENCES][HIDDEN / 4] */                                        \
-  FIELD(u64*, inner)             /* quads: [DOWN_PARTS][SEQUENCES][DOWN_INPUTS / 4] */                                \
-  FIELD(u64*, from_down)         /* quads: [DOWN_PARTS][SEQUENCES][HIDDEN / 4] */                                     \
+  FIELD(u64*, attended)          /* quads: [O_PARTS][O_INPUTS / 32][SEQUENCES][8] */                                      \
+  FIELD(u64*, from_o)            /* quads: [O_PARTS][HIDDEN / 32][SEQUENCES][8] */                                        \
+  FIELD(u64*, inner)             /* quads: [DOWN_PARTS][DOWN_INPUTS / 32][SEQUENCES][8] */                                \
+  FIELD(u64*, from_down)         /* quads: [DOWN_PARTS][HIDDEN / 32][SEQUENCES][8] */                                     \
   FIELD(u64*, parts)             /* packets: [SEQUENCES][HEADS][max_splits][HEAD_DIM + 2] */                          \
   FIELD(u64*, best)              /* [SEQUENCES][blocks, rounded up to even]: a block's largest logit and its row */    \
   FIELD(float*, logits)          /* [SEQUENCES][VOCAB] */                                                             \
@@ -79,14 +80,16 @@ struct Step {
 #define LONGEST vector_words(LONGER(LONGER(HIDDEN, O_INPUTS), DOWN_INPUTS))
 
 struct Shared {
-  u64 full[NUM_GRANULES], empty[NUM_GRANULES];
+  u64 full[NUM_GRANULES], empty[NUM_GRANULES], read;
   u64 best[THREADS / ROWS];
   u32 under_way;
   Share share;
-  alignas(16) float red[WARPS][8];  // by sequences
+  // Of q, k and v's norms and the last; of gate and up's, of even and of odd layers. A warp that is behind may still read
+  // what it met with the others for, and they meet once more before that is written again.
+  alignas(16) float squares[3][8][8];  // by columns and warps
   alignas(16) u32 x[SEQUENCES * LONGEST];  // what the present phase multiplies by, 16 bits each
   union {
-    float partial[SUMS_HALVES * TILES * TILE_SUMS];
+    float sums[SUMS_HALVES * TILES * TILE_SUMS];
     AttentionScratch attention;
   };
 };
@@ -103,107 +106,93 @@ DEVICE void stamp(const Step&, int, int, int) {}
 
 // ---- the residual -------------------------------------------------------------------------------------------------
 
-#define FOURS (HIDDEN / 4)
-#define FOURS_EACH ((FOURS + THREADS - 1) / THREADS)
+// A thread has numbers of one sequence, `column`.
+using Hidden = Portion<HIDDEN, UNIT, COLUMNS == 1 ? 4 : 8>;
+#define EACH Hidden::each
+#define NEIGHBOURS (COLUMNS == 1 ? 4 : 8)
 
-// Four neighbouring numbers of each sequence a thread, those from 4i on the i-th, and so on in steps of 4 THREADS.
+#define HEADROOM 0.0625f
+
 struct Residual {
-  float at[SEQUENCES][FOURS_EACH][4];
+  float at[EACH][NEIGHBOURS];
+  // What scales the numbers before they are multiplied, near what RMSNorm would: see `scaled`.
+  float guess, unguess;  // and 1 over it
+
+  DEVICE void set_guess(float reciprocal_rms) {
+    guess = reciprocal_rms * HEADROOM;
+    unguess = divide_fast(1.0f, guess);
+  }
 
   template <int parts>
   DEVICE void add(const u64* from, u32 tag) {
-    u64 quads[SEQUENCES * FOURS_EACH * parts][1];
-    poll<Quads>(quads, tag, [&](int k) {
-      const int four = thread() + k / parts % FOURS_EACH * THREADS, vector = k % parts * SEQUENCES + k / parts / FOURS_EACH;
-      return four < FOURS ? from + vector * FOURS + four : 0;
-    });
+    u64 quads[EACH * parts][NEIGHBOURS / 4];
+    from += quad_place(column(), (u32)Hidden::first() / 4);
+    poll<Quads>(
+        quads, tag, [&](int k) { return from + SEQUENCES * (k % parts * HIDDEN + Hidden::distance(k / parts)) / 4; },
+        [&](int k) { return Hidden::has(k / parts); });
     UNROLL
-    for (int b = 0; b < SEQUENCES; ++b)
+    for (int i = 0; i < EACH; ++i)
       UNROLL
-      for (int i = 0; i < FOURS_EACH; ++i)
+      for (int p = 0; p < parts; ++p)
         UNROLL
-        for (int p = 0; p < parts; ++p)
-          UNROLL
-          for (int k = 0; k < 2; ++k) {
-            const u32 two = (u32)(quads[(b * FOURS_EACH + i) * parts + p][0] >> 32 * k);
-            at[b][i][2 * k] += low(two), at[b][i][2 * k + 1] += high(two);
-          }
+        for (int j = 0; j < NEIGHBOURS; j += 2) {
+          const u32 two = (u32)(quads[i * parts + p][j / 4] >> 16 * j % 64);
+          at[i][j] += low(two), at[i][j + 1] += high(two);
+        }
+  }
+
+  // Its squares' sum over the warp's part, where `mean_square` finds it; one lane of each column writes it.
+  DEVICE void square(float (&to)[8][8]) const {
+    float sum = 0;
+    UNROLL
+    for (int i = 0; i < EACH; ++i)
+      UNROLL
+      for (int j = 0; j < NEIGHBOURS; ++j) sum = fmaf(at[i][j], at[i][j], sum);
+    sum += from_lane(sum, 1), sum += from_lane(sum, 2);
+    UNROLL
+    for (int d = 4 * COLUMNS; d < 32; d *= 2) sum += from_lane(sum, d);
+    if (lane() % 4 == 0 && lane() < 4 * COLUMNS) to[column()][warp()] = sum;
   }
 };
 
-struct NormWeights {
-  u64 w[FOURS_EACH];
-
-  DEVICE void load(const u16* from) {
-    UNROLL
-    for (int i = 0; i < FOURS_EACH; ++i) {
-      const int four = thread() + i * THREADS;
-      w[i] = four < FOURS ? load_constant((const u64*)from + four) : 0;
-    }
-  }
-};
-
-// The sums over a warp's lanes of COLUMNS numbers of each: a lane gets that of column lane / (32 / COLUMNS). Lanes share
-// out the columns, so that most numbers are passed on once.
-#define COLUMNS (SEQUENCES > 4 ? 8 : SEQUENCES > 2 ? 4 : SEQUENCES)
-DEVICE float warp_sums(float (&v)[COLUMNS]) {
+// 1 over the root of the mean square of this thread's sequence, when all warps have found their squares.
+DEVICE float reciprocal_rms(const float (&squares)[8][8]) {
+  static_assert(WARPS <= 8, "as many squares are kept");
+  const Words first = *(const Words*)squares[column()], rest = *(const Words*)(squares[column()] + 4);
+  const u32 of[8] = {first.x, first.y, first.z, first.w, rest.x, rest.y, rest.z, rest.w};
+  float sum = as_float(of[0]);
   UNROLL
-  for (int half = COLUMNS / 2, d = 16; half; half /= 2, d /= 2) {
-    const bool upper = lane() & d;
-    UNROLL
-    for (int j = 0; j < half; ++j) {
-      const float given = upper ? v[j] : v[j + half], kept = upper ? v[j + half] : v[j];
-      v[j] = kept + from_lane(given, d);
-    }
-  }
-  UNROLL
-  for (int d = 16 / COLUMNS; d; d /= 2) v[0] += from_lane(v[0], d);
-  return v[0];
+  for (int w = 1; w < WARPS; ++w) sum += as_float(of[w]);
+  return reciprocal_root(sum * (1.0f / HIDDEN) + (float)EPS);
 }
 
-// RMSNorm (arXiv 1910.07467) in float32, then 16 bits, into x.
-DEVICE void normed(const Residual& r, const NormWeights& weights, Shared& m) {
-  float squares[COLUMNS];
-  UNROLL
-  for (int b = 0; b < COLUMNS; ++b) {
-    squares[b] = 0;
+struct NormWeights {
+  u64 at[EACH][NEIGHBOURS / 4];
+
+  DEVICE void load(const u16* from) {
+    from += Hidden::first();
     UNROLL
-    for (int i = 0; i < FOURS_EACH && b < SEQUENCES; ++i)
+    for (int i = 0; i < EACH; ++i)
       UNROLL
-      for (int k = 0; k < 4; ++k) squares[b] = fmaf(r.at[b][i][k], r.at[b][i][k], squares[b]);
+      for (int j = 0; j < NEIGHBOURS / 4; ++j)
+        at[i][j] = Hidden::has(i) ? load_constant((const u64*)(from + Hidden::distance(i)) + j) : 0;
   }
-  constexpr int lanes = 32 / COLUMNS, warps = (FOURS + 31) / 32 < WARPS ? (FOURS + 31) / 32 : WARPS;  // with numbers
-  const int column = lane() / lanes;
-  float sum = warp_sums(squares);
-  if (lane() % lanes == 0) m.red[warp()][column] = sum;
-  block_sync();
-  sum = 0;
-  if (COLUMNS == 1) {
-    UNROLL
-    for (int k = 0; k < warps; ++k) sum += m.red[k][0];
-  } else {  // a column's lanes share out the warps
-    UNROLL
-    for (int k = 0; k < warps; k += lanes)
-      if (k + lane() % lanes < warps) sum += m.red[k + lane() % lanes][column];
-    UNROLL
-    for (int d = lanes / 2; d; d /= 2) sum += from_lane(sum, d);
-  }
-  const float root = reciprocal_root(sum * (1.0f / HIDDEN) + (float)EPS);
+};
+
+// RMSNorm (arXiv 1910.07467) in float32, then 16 bits, into x: times the weights here, and divided by the root of the mean
+// square only when the products are summed, for the whole block must have met for that. So that 16 bits suffice the
+// numbers are scaled by a guess until then, what the layer before had to be scaled by, and HEADROOM: a residual may
+// grow by a factor of a million within a layer before it overflows, and what is too small is rounded to a millionth of it.
+DEVICE void scaled(const Residual& r, const NormWeights& weights, u64 (&x)[EACH][NEIGHBOURS / 4]) {
   UNROLL
-  for (int b = 0; b < SEQUENCES; ++b) {
-    const float scale = COLUMNS == 1 ? root : of_lane(root, b * lanes);
+  for (int i = 0; i < EACH; ++i)
     UNROLL
-    for (int i = 0; i < FOURS_EACH; ++i) {
-      const int four = thread() + i * THREADS;
-      const float* x = r.at[b][i];
-      const u32 v = (u32)weights.w[i], w = (u32)(weights.w[i] >> 32);
-      if (four < FOURS)
-        *(u64*)(m.x + b * vector_words(HIDDEN) + 2 * four) =
-            (u64)pack(x[2] * scale * low(w), x[3] * scale * high(w)) << 32 |
-            pack(x[0] * scale * low(v), x[1] * scale * high(v));
+    for (int j = 0; j < NEIGHBOURS / 4; ++j) {
+      const u32 v = (u32)weights.at[i][j], w = (u32)(weights.at[i][j] >> 32);
+      const float* y = r.at[i] + 4 * j;
+      x[i][j] = (u64)pack(y[2] * r.guess * low(w), y[3] * r.guess * high(w)) << 32 |
+                pack(y[0] * r.guess * low(v), y[1] * r.guess * high(v));
     }
-  }
-  block_sync();
 }
 
 DEVICE const u8* stream_of(const Step& s, int block) { return s.streams + (u64)block * s.stream_granules * GRANULE; }
@@ -315,41 +304,62 @@ struct Product {
                                : which == GATE_UP ? BATCH_GATE_UP
                                : which == DOWN    ? BATCH_DOWN
                                                   : BATCH_HEAD;
+  static constexpr bool norm = which == QKV || which == GATE_UP || which == HEAD;  // it multiplies a normed residual
   static constexpr int unit = which == HEAD ? HEAD_UNIT : which == O ? O_UNIT : UNIT;
   using T = Tile<bits, inputs, unit>;
 };
 
 DEVICE bool attends_itself(int splits) { return SEQUENCES == 1 && O_PARTS > 1 && splits == 1; }
 
-// What a product multiplies by, into m.x, one sequence's after another's; where a block attends for itself, o's is
-// there already.
+// Into m.x, one sequence's vector after another's.
+template <class Own, int each, int words>
+DEVICE void keep(const u64 (&mine)[each][words], u32* x, int row) {
+  x += column() * row + (u32)Own::first() / 2;
+  UNROLL
+  for (int k = 0; k < each; ++k) {
+    if (!Own::has(k)) continue;
+    u32* const to = x + Own::distance(k) / 2;
+    if constexpr (words == 1) *(u64*)to = mine[k][0];
+    else *(Words*)to = {(u32)mine[k][0], (u32)(mine[k][0] >> 32), (u32)mine[k][1], (u32)(mine[k][1] >> 32)};
+  }
+}
+
+// What a product multiplies by, into m.x; where a block attends for itself, o's is there already. A warp sees to its own
+// portion.
 template <int which>
 DEVICE void vector_of(const Step& s, Residual& r, Shared& m, int layer, int splits, u32 tag) {
+  using P = Product<which>;
   const int first = m.share.first[which], count = m.share.count[which];
-  if constexpr (which == O || which == DOWN) {
-    if (!count) return;
-    constexpr int inputs = Product<which>::inputs;
-    if (which == O && attends_itself(splits)) return stamp(s, layer, which, 1);
-    const int part = first / (HIDDEN / 16);
-    const u64* from = (which == O ? s.attended : s.inner) + part * SEQUENCES * (inputs / 4);
-    receive<inputs / 8>(from, tag, [&](int sequence, int i, u64 a, u64 b) {
-      *(Words*)(m.x + sequence * vector_words(inputs) + 4 * i) = {(u32)a, (u32)(a >> 32), (u32)b, (u32)(b >> 32)};
-    });
-    stamp(s, layer, which, 1);
-    block_sync();
-  } else {
+  if constexpr (P::norm) {
     NormWeights weights;
     weights.load(s.norms + (u64)(2 * layer + (which == GATE_UP)) * HIDDEN);
     if (which == GATE_UP) r.add<O_PARTS>(s.from_o, tag);
     else if (layer) r.add<DOWN_PARTS>(s.from_down, tag - 1);
     stamp(s, layer, which, 1);
-    if (count) normed(r, weights, m);
+    if (!count) return;
+    u64 mine[EACH][NEIGHBOURS / 4];
+    scaled(r, weights, mine);
+    keep<Hidden>(mine, m.x, vector_words(HIDDEN));
+    if constexpr (P::unit != UNIT) return block_sync();  // other warps' portions
+  } else {
+    if (!count) return;
+    if (which == O && attends_itself(splits)) return stamp(s, layer, which, 1);
+    using Own = Portion<P::inputs, P::unit>;
+    const int part = first / (HIDDEN / 16);
+    const u64* from = (which == O ? s.attended : s.inner) + part * SEQUENCES * (P::inputs / 4);
+    from += quad_place(column(), (u32)Own::first() / 4);
+    u64 mine[Own::each][2];
+    poll<Quads>(mine, tag, [&](int k) { return from + SEQUENCES * Own::distance(k) / 4; }, Own::has);
+    keep<Own>(mine, m.x, vector_words(P::inputs));
+    stamp(s, layer, which, 1);
   }
+  warp_sync();
 }
 
 // One of the products from its vector's arrival to its results' departure. Returns the largest logit.
 template <int which>
-DEVICE u64 product(const Step& s, Ring& ring, u32& at, Residual& r, Shared& m, int layer, int splits, u32 tag) {
+DEVICE u64 product(
+    const Step& s, Ring& ring, u32& at, Sums& sums, Residual& r, Shared& m, int layer, int splits, u32 tag) {
   using P = Product<which>;
   using T = typename P::T;
   const int first = m.share.first[which], count = m.share.count[which];
@@ -371,16 +381,29 @@ DEVICE u64 product(const Step& s, Ring& ring, u32& at, Residual& r, Shared& m, i
   delay();
   stamp(s, layer, which, 2);
   const auto mark = [&](int place) { stamp(s, layer, which, place); };
+  auto& squares = m.squares[which == GATE_UP ? 1 + layer % 2 : 0];
+  const auto beside = [&] {
+    if constexpr (P::norm) r.square(squares);
+  };
+  float wanted = 1, scale = 1;  // what the results of this thread's sequence lack
+  const auto met = [&] {
+    if constexpr (P::norm) {
+      wanted = reciprocal_rms(squares);
+      scale = wanted * r.unguess;
+    }
+  };
   constexpr int groups = which == HEAD ? ONE_SEQUENCE : GROUPS;
   multiply<P::bits, P::inputs, P::unit, groups, P::most, P::batch>(
-      ring, at, m.x, count, m.partial, mark, [&](int tile, int sequence, int row, float y) -> Word {
+      ring, at, m.x, count, sums, mark, beside, met, [&](int tile, int sequence, int row, float y) -> Word {
         const bool whole = tile < count;
+        if constexpr (P::norm) y *= COLUMNS == 1 ? scale : of_lane(scale, 4 * sequence);
         if constexpr (which == GATE_UP) {
           // Rows 0 to 7 of a tile are of gate, 8 to 15 the same of up.
           const float up = from_lane(y, 8), inner = divide_fast(y, 1.0f + exp2_fast(-LOG2_E * y)) * up;
           const int at = (first + tile) * 2, part = at / (DOWN_INPUTS / 4);  // in quads
-          u64* to = s.inner + (part * (SEQUENCES - 1) + sequence) * (DOWN_INPUTS / 4) + at;
-          return quad_of_four(to + row / 4, inner, tag, whole && row < 8);
+          u64* to = s.inner + part * SEQUENCES * (DOWN_INPUTS / 4);
+          to += quad_place(sequence, at - part * (DOWN_INPUTS / 4) + row / 4);
+          return quad_of_four(to, inner, tag, whole && row < 8);
         } else if constexpr (which == HEAD) {
           const int of_all = (first + tile) * 16 + row;
           const u64 one = whole && of_all < VOCAB ? ranked(y, of_all) : 0;
@@ -391,12 +414,13 @@ DEVICE u64 product(const Step& s, Ring& ring, u32& at, Residual& r, Shared& m, i
           if (QKV_BIAS) y += tile == first_tile ? bias : whole ? low(load_constant(biases + 16 * tile)) : 0.0f;
           return packet(whole ? s.qkv + sequence * QKV_SIZE + (first + tile) * 16 + row : 0, y, tag);
         } else {
-          const int part = first / (HIDDEN / 16), vectors = part * (SEQUENCES - 1) + sequence;
-          u64* to = (which == O ? s.from_o : s.from_down) + vectors * FOURS + 4 * first;
-          return quad_of_four(to + 4 * tile + row / 4, y, tag, whole);
+          const int part = first / (HIDDEN / 16), at = 4 * (first + tile) - part * (HIDDEN / 4) + row / 4;
+          u64* to = (which == O ? s.from_o : s.from_down) + part * SEQUENCES * (HIDDEN / 4);
+          return quad_of_four(to + quad_place(sequence, at), y, tag, whole);
         }
       });
   stamp(s, layer, which, 8);
+  if (which == GATE_UP) r.set_guess(wanted);
   pace.waiting();
   return best;
 }
@@ -419,7 +443,25 @@ DEVICE void attention(const Step& s, Shared& m, int layer, int position, int spl
       join(s, piece, splits, tag, m.attention);
 }
 
-DEVICE void decode(const Step& s, Ring& ring, Shared& m) {
+// The residual begins as the token's embedding, and the first layer's guess is right.
+DEVICE void begin(const Step& s, const int (&token)[SEQUENCES], Residual& r, Shared& m) {
+  int mine = token[0];
+  UNROLL
+  for (int b = 1; b < SEQUENCES; ++b) mine = column() == b ? token[b] : mine;
+  UNROLL
+  for (int i = 0; i < EACH; ++i)
+    UNROLL
+    for (int j = 0; j < NEIGHBOURS; j += 2) {
+      r.at[i][j] = r.at[i][j + 1] = 0;
+      const u32 place = Hidden::first() + Hidden::distance(i) + j;
+      if (Hidden::has(i)) embedded(s, mine, place / 2, r.at[i][j], r.at[i][j + 1]);
+    }
+  r.square(m.squares[2]);
+  block_sync();
+  r.set_guess(reciprocal_rms(m.squares[2]));
+}
+
+DEVICE void decode(const Step& s, Ring& ring, Sums& sums, Shared& m) {
   int token[SEQUENCES], position = *s.position;
   UNROLL
   for (int b = 0; b < SEQUENCES; ++b) token[b] = s.token[b];
@@ -433,27 +475,17 @@ DEVICE void decode(const Step& s, Ring& ring, Shared& m) {
     u64 best = 0;
     if (multiplies) {
       Residual r;
-      UNROLL
-      for (int b = 0; b < SEQUENCES; ++b)
-        UNROLL
-        for (int i = 0; i < FOURS_EACH; ++i)
-          UNROLL
-          for (int k = 0; k < 4; k += 2) {
-            const int four = thread() + i * THREADS;
-            float* to = r.at[b][i] + k;
-            to[0] = to[1] = 0;
-            if (four < FOURS) embedded(s, token[b], 2 * four + k / 2, to[0], to[1]);
-          }
+      begin(s, token, r, m);
       NO_UNROLL
       for (int layer = 0; layer < LAYERS; ++layer, ++tag) {
-        product<QKV>(s, ring, at, r, m, layer, splits, tag);
+        product<QKV>(s, ring, at, sums, r, m, layer, splits, tag);
         attention(s, m, layer, position, splits, tag);
-        product<O>(s, ring, at, r, m, layer, splits, tag);
-        product<GATE_UP>(s, ring, at, r, m, layer, splits, tag);
-        product<DOWN>(s, ring, at, r, m, layer, splits, tag);
+        product<O>(s, ring, at, sums, r, m, layer, splits, tag);
+        product<GATE_UP>(s, ring, at, sums, r, m, layer, splits, tag);
+        product<DOWN>(s, ring, at, sums, r, m, layer, splits, tag);
       }
       if (thread() == 0) fence_all_blocks();  // here nobody waits for it
-      best = product<HEAD>(s, ring, at, r, m, LAYERS, splits, tag);
+      best = product<HEAD>(s, ring, at, sums, r, m, LAYERS, splits, tag);
     } else if (ATTENDING) {
       NO_UNROLL
       for (int layer = 0; layer < LAYERS; ++layer, ++tag) attention(s, m, layer, position, splits, tag);
@@ -483,6 +515,7 @@ KERNEL decode_steps(PARAMETERS(STEP)) {
   if (thread() == 0) {
     m.share = s.shares[block()], m.under_way = IN_FLIGHT;
     for (int i = 0; i < NUM_GRANULES; ++i) mbarrier_init(m.full + i, 1), mbarrier_init(m.empty + i, WARPS);
+    mbarrier_init(&m.read, WARPS);
     mbarrier_init_done();
   }
   block_sync_all();
@@ -494,5 +527,6 @@ KERNEL decode_steps(PARAMETERS(STEP)) {
     return;
   }
   Ring ring = {bytes, m.full, m.empty, 0, 0, 0};
-  decode(s, ring, m);
+  Sums sums = {m.sums, &m.read, 0};
+  decode(s, ring, sums, m);
 }
