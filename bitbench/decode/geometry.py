@@ -23,7 +23,7 @@ _MOST_ATTENDING, _MOST_O_PARTS = 8, 4
 # Granules under way at a time, while a block waits for others and while it multiplies, by the bytes of a layer that it
 # multiplies: what blocks exchange queues up behind more, and with less the memory idles. Measured on an H200 at 57,
 # 113, 226, 890 and 3,530 KB (docs/log.md). Where both are the same, blocks need not tell what they do.
-_IN_FLIGHT = ((2_000_000, 4, 8), (500_000, 2, 8), (150_000, 2, 5), (0, 1, 1))
+_IN_FLIGHT = ((2_000_000, 4, 8), (500_000, 2, 8), (150_000, 2, 5), (100_000, 2, 2), (0, 1, 1))
 
 
 def check(config: DecoderConfig, capability: tuple[int, int], batch_size: int = 1) -> None:

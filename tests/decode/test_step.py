@@ -224,7 +224,7 @@ def test_shared_memory_and_blocks_suit_the_model(tmp_path):
 
 @pytest.mark.parametrize(
     ("hidden", "inter", "bytes_each", "granules"),
-    [(64, 128, 2, (1, 1)), (896, 4864, 2, (2, 2)), (3584, 18944, 2, (4, 8))],
+    [(64, 128, 2, (1, 1)), (896, 4864, 1, (2, 2)), (896, 4864, 2, (2, 5)), (3584, 18944, 2, (4, 8))],
 )
 def test_larger_layers_have_more_under_way(hidden, inter, bytes_each, granules):
     def matrix(rows, columns):

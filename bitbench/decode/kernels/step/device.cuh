@@ -18,9 +18,12 @@ DEVICE int block() { return blockIdx.x; }
 DEVICE int num_blocks() { return gridDim.x; }
 DEVICE u8* dynamic_shared() {
   extern __shared__ __align__(1024) u8 dynamic[];
-  // In a register from here on: the compiler would look up where the block's memory begins wherever it is used.
+  // In a register from here on: the compiler would look up where the block's memory begins wherever it is used. With more
+  // sequences registers are too few.
   u32 address = (u32)__cvta_generic_to_shared(dynamic);
+#if SEQUENCES == 1
   asm volatile("" : "+r"(address));
+#endif
   return (u8*)__cvta_shared_to_generic(address);
 }
 

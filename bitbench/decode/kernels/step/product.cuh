@@ -171,31 +171,22 @@ DEVICE void multiply_at_once(
 }
 
 // Where the warps' sums of tiles meet, [SUMS_HALVES][TILES][WARPS][SEQUENCES][SUMS_ROW] in shared memory. While one half
-// is read the other is written, and before that one is written again all warps meet; with one half a warp waits until the
-// others have read what met before.
+// is read the other is written, and before that one is written again all warps meet. With one half they meet when they have
+// read it, and what was sent then is still under way.
 struct Sums {
   float* halves;
-  u64* read;
   u32 rounds;  // in which this warp has read what met
 
   DEVICE float* at() const { return halves + rounds % SUMS_HALVES * (TILES * TILE_SUMS); }
-  DEVICE void wait() const {
-    if (SUMS_HALVES == 1) mbarrier_wait(read, ~rounds & 1);
-  }
   DEVICE void has_read() {
-    if (SUMS_HALVES == 1) {
-      warp_sync();
-      if (lane() == 0) mbarrier_arrive(read);
-    }
+    if (SUMS_HALVES == 1) block_sync();
     ++rounds;
   }
 };
 
 // This lane's sums of up to `tiles` tiles from tile `first` on to where they meet, added to what is there already or not.
 template <int tiles>
-DEVICE void hand_over(
-    const Sums& sums, float* mine, int first, int num, const float (&y)[tiles][2][LANE_COLUMNS], bool add) {
-  sums.wait();
+DEVICE void hand_over(float* mine, int first, int num, const float (&y)[tiles][2][LANE_COLUMNS], bool add) {
   UNROLL
   for (int c = 0; c < LANE_COLUMNS; ++c) {
     const int column = 2 * (lane() % 4) + c;
@@ -214,8 +205,8 @@ DEVICE void hand_over(
 // stream. Units behind the first `num` are done for nothing and not counted. Of `most` tiles at most.
 template <int bits, int inputs, int unit_inputs, int most, int each>
 DEVICE void multiply_tiles(
-    const Ring& ring, VectorPart<bits, unit_inputs> (&v)[each], const u32 (&unit)[each], int n, int num,
-    const Sums& sums, float* mine, bool add) {
+    const Ring& ring, VectorPart<bits, unit_inputs> (&v)[each], const u32 (&unit)[each], int n, int num, float* mine,
+    bool add) {
   using T = Tile<bits, inputs, unit_inputs>;
   constexpr int at_once = bits == 16 ? 2 : 4;
   if constexpr (T::template together<most>) {
@@ -224,7 +215,7 @@ DEVICE void multiply_tiles(
     for (int t = 0; t < most; ++t) offset[0][t] = unit[0] + (u32)(t < n ? t : 0) * T::unit_bytes;
     float y[most][2][LANE_COLUMNS];
     multiply_at_once<bits, unit_inputs, 1, most>(ring, offset, v, T::template once<most>, num, y);
-    hand_over<most>(sums, mine, 0, n, y, add);
+    hand_over<most>(mine, 0, n, y, add);
   } else if constexpr (each == 1) {
     int i = 0;
     NO_UNROLL
@@ -234,20 +225,20 @@ DEVICE void multiply_tiles(
       for (int t = 0; t < at_once; ++t) offset[0][t] = unit[0] + (u32)(i + t) * T::unit_bytes;
       float y[at_once][2][LANE_COLUMNS];
       multiply_at_once<bits, unit_inputs, 1, at_once>(ring, offset, v, T::template once<most>, num, y);
-      hand_over<at_once>(sums, mine, i, at_once, y, add);
+      hand_over<at_once>(mine, i, at_once, y, add);
     }
     if (at_once > 2 && most >= 2 && n - i >= 2) {
       const u32 offset[1][2] = {unit[0] + (u32)i * T::unit_bytes, unit[0] + (u32)(i + 1) * T::unit_bytes};
       float y[2][2][LANE_COLUMNS];
       multiply_at_once<bits, unit_inputs, 1, 2>(ring, offset, v, T::template once<most>, num, y);
-      hand_over<2>(sums, mine, i, 2, y, add);
+      hand_over<2>(mine, i, 2, y, add);
       i += 2;
     }
     if (i < n) {
       const u32 offset[1][1] = {unit[0] + (u32)i * T::unit_bytes};
       float y[1][2][LANE_COLUMNS];
       multiply_at_once<bits, unit_inputs, 1, 1>(ring, offset, v, T::template once<most>, num, y);
-      hand_over<1>(sums, mine, i, 1, y, add);
+      hand_over<1>(mine, i, 1, y, add);
     }
   } else {
     NO_UNROLL
@@ -257,7 +248,7 @@ DEVICE void multiply_tiles(
       for (int u = 0; u < each; ++u) offset[u][0] = unit[u] + (u32)i * T::unit_bytes;
       float y[1][2][LANE_COLUMNS];
       multiply_at_once<bits, unit_inputs, each, 1>(ring, offset, v, T::template once<most>, num, y);
-      hand_over<1>(sums, mine, i, 1, y, add);
+      hand_over<1>(mine, i, 1, y, add);
     }
   }
 }
@@ -265,7 +256,7 @@ DEVICE void multiply_tiles(
 // This warp's `num` units of a single tile from unit `my` on, one after another: little code, and for one sequence that is
 // faster than many at once (docs/log.md).
 template <int bits, int inputs, int unit_inputs>
-DEVICE void multiply_units(const Ring& ring, const u32* x, u32 begin, int my, int num, const Sums& sums, float* mine) {
+DEVICE void multiply_units(const Ring& ring, const u32* x, u32 begin, int my, int num, float* mine) {
   using T = Tile<bits, inputs, unit_inputs>;
   float y[1][2][LANE_COLUMNS] = {};
   NO_UNROLL
@@ -280,7 +271,7 @@ DEVICE void multiply_units(const Ring& ring, const u32* x, u32 begin, int my, in
       UNROLL
       for (int c = 0; c < LANE_COLUMNS; ++c) y[0][row][c] += one[0][row][c];
   }
-  hand_over<1>(sums, mine, 0, 1, y, false);
+  hand_over<1>(mine, 0, 1, y, false);
 }
 
 // What met in `sums` of `tiles` tiles, the first of which is `first` of `count`, is summed and handed to `done`. With 8 bits
@@ -303,7 +294,7 @@ DEVICE void finish_tiles(
       for (int w = 0; w < (units < WARPS ? units : WARPS); ++w) y[k] += from[w * WARP_SUMS];
       if (bits == 8) y[k] *= *(const float*)ring.at(ends + 4 * (tile * ROWS + row));
     }
-    if (first == 0 && base == 0) met();
+    if (SEQUENCES == 1 && first == 0 && base == 0) met();  // one's latencies behind the other's
     const auto finish = [&](int k) {
       const int item = base + k * groups + group();
       const bool whole = item < items && group() < groups;
@@ -372,13 +363,13 @@ DEVICE void multiply(
           if (small && all) beside();
           mark(4);
           if constexpr (one_tile) {
-            multiply_units<bits, inputs, unit_inputs>(ring, x, begin, my, num, sums, mine);
+            multiply_units<bits, inputs, unit_inputs>(ring, x, begin, my, num, mine);
           } else {
             u32 unit[each];
             UNROLL
             for (int u = 0; u < each; ++u)
               unit[u] = begin + (u32)((my - start + (u < num ? u : 0) * WARPS) * n) * T::unit_bytes;
-            multiply_tiles<bits, inputs, unit_inputs, most>(ring, v, unit, n, num, sums, mine, start > 0);
+            multiply_tiles<bits, inputs, unit_inputs, most>(ring, v, unit, n, num, mine, start > 0);
           }
         }
         mark(5);
@@ -394,6 +385,7 @@ DEVICE void multiply(
     mark(6);
     block_sync();
     mark(7);
+    if (SEQUENCES > 1 && !first) met();
     finish_tiles<bits, T::units, groups, (most <= at_once && most * SEQUENCES <= groups)>(
         ring, ends, sums.at(), first, tiles, count, met, done);
     sums.has_read();

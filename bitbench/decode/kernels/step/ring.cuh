@@ -20,15 +20,12 @@ struct Ring {
   }
 
   // Until the stream is there up to `end`, exclusive. A parity tells two neighbouring rounds of a slot apart, no more,
-  // so no granule is skipped, and never are more waited for at once than the ring has.
+  // so no granule is skipped. Every lane waits itself for what it is going to read.
   DEVICE void wait(u32 end) { wait_for(first + (end + GRANULE - 1) / GRANULE); }
 
   DEVICE void wait_for(u32 target) {
-    if ((int)(target - waited) <= 0) return;
-    const u32 n = waited + lane();
-    if ((int)(target - n) > 0) mbarrier_wait(full + n % NUM_GRANULES, n / NUM_GRANULES & 1);
-    warp_sync();
-    waited = target;
+    NO_UNROLL
+    for (; (int)(target - waited) > 0; ++waited) mbarrier_wait(full + waited % NUM_GRANULES, waited / NUM_GRANULES & 1);
   }
 
   // This warp reads nothing before `end` again. What it has not read it waits for all the same, to keep count of rounds.

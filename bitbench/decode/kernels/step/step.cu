@@ -80,7 +80,7 @@ struct Step {
 #define LONGEST vector_words(LONGER(LONGER(HIDDEN, O_INPUTS), DOWN_INPUTS))
 
 struct Shared {
-  u64 full[NUM_GRANULES], empty[NUM_GRANULES], read;
+  u64 full[NUM_GRANULES], empty[NUM_GRANULES];
   u64 best[THREADS / ROWS];
   u32 under_way;
   Share share;
@@ -515,7 +515,6 @@ KERNEL decode_steps(PARAMETERS(STEP)) {
   if (thread() == 0) {
     m.share = s.shares[block()], m.under_way = IN_FLIGHT;
     for (int i = 0; i < NUM_GRANULES; ++i) mbarrier_init(m.full + i, 1), mbarrier_init(m.empty + i, WARPS);
-    mbarrier_init(&m.read, WARPS);
     mbarrier_init_done();
   }
   block_sync_all();
@@ -527,6 +526,6 @@ KERNEL decode_steps(PARAMETERS(STEP)) {
     return;
   }
   Ring ring = {bytes, m.full, m.empty, 0, 0, 0};
-  Sums sums = {m.sums, &m.read, 0};
+  Sums sums = {m.sums, 0};
   decode(s, ring, sums, m);
 }
