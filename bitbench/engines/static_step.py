@@ -1,13 +1,15 @@
 """One greedy decode step over a static cache, in which the host has nothing to wait for.
 
 Everything that changes from step to step lies in tensors at fixed addresses and is updated in place on the device, so
-that the step can be captured in a CUDA graph as it is. It also runs uncaptured, on any device.
+that the step can be captured in a CUDA graph as it is. It also runs uncaptured, on any device. Such a cache needs a
+mask, and the copies that transformers would make because of it are avoided (grouped_attention.py).
 
 Shapes: B batch, S prompt length, L cache length.
 """
 
 from typing import Any
 
+from bitbench.engines.grouped_attention import grouped_attention
 from bitbench.engines.hf_generate import kv_cache_bytes
 from bitbench.facts.errors import Unsupported
 
@@ -62,7 +64,7 @@ class StaticStepper:
         """Read the last token and choose the next one, without a word between host and device."""
         import torch
 
-        with torch.inference_mode():
+        with torch.inference_mode(), grouped_attention(self._model):
             mask_L = torch.where(self._index_L <= self._position_1, self._visible, self._hidden)
             logits = self._model(
                 input_ids=self._token_B1,

@@ -13,7 +13,7 @@ from bitbench.engines.static_step import StaticStepper
 from bitbench.engines.transformers import TransformersEngine, TransformersModel
 from bitbench.facts.errors import OutOfMemory, Unsupported
 from bitbench.methods.registry import parse_method
-from tests.engines.tiny import VOCAB, checkpoint, prompt_ids, write_tiny
+from tests.engines.tiny import VOCAB, checkpoint, in_float32, prompt_ids, write_tiny
 
 # Prompt and output lengths in this order: the cache grows, then a shorter prompt and a longer one use it again.
 LENGTHS = ((12, 20), (90, 20), (5, 30), (33, 60), (7, 1))
@@ -76,6 +76,53 @@ def test_the_cache_can_be_filled_to_the_last_place(float32):
     model = GraphedModel(float32, None, "cpu")
     assert model.generate(prompt_ids(44), 21, None) == reference
     assert model.kv_cache_bytes() == 64 * 2 * 2 * 2 * 16 * 4
+
+
+@pytest.mark.parametrize("batch_size", [1, 3])
+@pytest.mark.parametrize(("kind", "kv_heads"), [("Llama", 2), ("Llama", 4), ("Qwen2", 2), ("Qwen3", 1)])
+def test_steps_have_the_tokens_and_logits_of_eager_transformers_grouped_or_not(tmp_path, kind, kv_heads, batch_size):
+    model = in_float32(write_tiny(tmp_path, kind, num_key_value_heads=kv_heads))
+    reference, ids = TransformersModel(model, None, "cpu"), prompt_ids(20, batch_size)
+    expected = reference.generate(ids, 12, None)
+    logits_BSV = reference.batch_logits([[*prompt, *new] for prompt, new in zip(ids, expected, strict=True)])
+    stepper = StaticStepper(model, batch_size, 64)
+    stepper.start(torch.tensor(ids))
+    for position in range(20, 31):
+        stepper.step()
+        torch.testing.assert_close(stepper.step_logits(), logits_BSV[:, position], rtol=1e-4, atol=1e-5)
+    assert stepper.output(20, 12) == expected
+
+
+def test_a_step_attends_over_the_cache_itself_where_transformers_would_repeat_it(float32, monkeypatch):
+    """transformers before 5.23 does with a mask what `repeating` does; so the test means the same with any version."""
+    attended: list[tuple[int, int]] = []
+
+    def recording(query, key, *args, **kwargs):
+        attended.append((query.shape[2], key.data_ptr()))
+        return plain(query, key, *args, **kwargs)
+
+    def repeating(module, query, key, value, mask, scaling=None, **_):
+        key, value = (x.repeat_interleave(query.shape[1] // x.shape[1], dim=1) for x in (key, value))
+        causal = mask is None and query.shape[2] > 1
+        out = torch.nn.functional.scaled_dot_product_attention(
+            query, key, value, attn_mask=mask, scale=scaling, is_causal=causal
+        )
+        return out.transpose(1, 2), None
+
+    plain = torch.nn.functional.scaled_dot_product_attention
+    reference = TransformersModel(float32, None, "cpu").generate(prompt_ids(20, 3), 10, None)
+    monkeypatch.setitem(transformers.AttentionInterface._global_mapping, "sdpa", repeating)
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", recording)
+    stepper = StaticStepper(float32, 3, 64)
+    stepper.start(torch.tensor(prompt_ids(20, 3)))
+    keys = [layer.keys.data_ptr() for layer in stepper._cache.layers]
+    assert [num for num, _ in attended] == [20, 20]
+    assert not {key for _, key in attended} & set(keys), "the prompt is by what is registered as sdpa"
+    attended.clear()
+    for _ in range(9):
+        stepper.step()
+    assert attended == [(2, key) for key in keys] * 9
+    assert stepper.output(20, 10) == reference
 
 
 @pytest.mark.parametrize("method", ["fp16", "bf16", "bnb-int8", "bnb-nf4"])

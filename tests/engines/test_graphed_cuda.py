@@ -8,6 +8,7 @@ import transformers
 
 from bitbench.engines.capture import capture
 from bitbench.engines.graphed import GraphedEngine, GraphedModel
+from bitbench.engines.static_step import StaticStepper
 from bitbench.engines.transformers import TransformersEngine, TransformersModel
 from bitbench.facts.errors import Unsupported
 from bitbench.methods.registry import parse_method
@@ -43,6 +44,23 @@ def test_a_replayed_step_gives_the_tokens_of_the_same_step_uncaptured(folder, me
     for prompt_len, output_len in LENGTHS:
         ids = prompt_ids(prompt_len, seed=prompt_len)
         assert captured.generate(ids, output_len, None) == stepped.generate(ids, output_len, None)
+
+
+@pytest.mark.parametrize("batch_size", [1, 3])
+@pytest.mark.parametrize("method", ["fp16", "bf16"])
+def test_steps_in_16_bits_have_the_logits_of_one_forward_over_all(folder, method, batch_size):
+    """Whatever attention torch chooses for the queries of a group and the one mask that they share."""
+    model = TransformersEngine().load(checkpoint(folder), parse_method(method), DEVICE, False)
+    stepper, ids = StaticStepper(model._model, batch_size, 64), prompt_ids(20, batch_size)
+    stepper.start(torch.tensor(ids, device=DEVICE))
+    steps = []
+    for _ in range(30):
+        stepper.step()
+        steps.append(stepper.step_logits().float())
+    read = [[*prompt, *new] for prompt, new in zip(ids, stepper.output(20, 31), strict=True)]
+    expected = model.batch_logits(read)[:, 20:50].float()
+    found = torch.stack(steps, dim=1)
+    assert float((found - expected).norm() / expected.norm()) < 0.02
 
 
 def test_the_gaps_are_within_the_time_that_passed_and_explain_most_of_it(folder):
