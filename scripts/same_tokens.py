@@ -4,8 +4,11 @@ Loads each method under `transformers` and under each other engine, continues pr
 (short and long in turn, so that caches are used again) and compares. At the first divergence of a sequence the method's
 own eager forward is asked: where the two tokens' logits and the top one lie closer together than twice the rounding
 error of the 16-bit type, it is a `tie`, else a `bug`. That error is measured at that very position: the root mean
-square difference of 16-bit logits from float32 ones, of the method's own model where that runs in float32, else of the
-unquantized one. After a divergence the sequences are different texts, so nothing more of them is compared.
+square difference of 16-bit logits from float32 ones, of the method's own model where that runs in float32 (16-bit
+weights, NF4, INT8 by row), else of the unquantized one. The gaps are between float32 logits too where the method's own
+model has them, so that the judge does not round: from 16 to 32 logits lie 1/64 apart in FP16 and 1/8 in BF16, and a gap
+of one such step says little. Elsewhere they are between 16-bit ones; `gaps_in` says which. After a divergence the
+sequences are different texts, so nothing more of them is compared.
 
 How far a bug lies beyond the limit is in `gap_in_errors`: two honest roundings pass it now and then by a little, a
 wrong token by tens.
@@ -19,6 +22,7 @@ kernels of its own, so a method's kernel under transformers is not asked of it.
 
 import argparse
 import json
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -38,6 +42,8 @@ from bitbench.methods.registry import BASELINE_METHODS, parse_method
 
 ENGINES = ("graphed", "stepped", "compiled", "fused")
 TIE = 2.0  # in rounding errors
+# What the layers of a method store can be computed with in float32 as well.
+RUN_IN_FLOAT32 = (*BASELINE_METHODS, "bnb-nf4", "int8-wo")
 TOKEN_LENS = (60, 17, 130, 33, 90, 25)
 
 Batch = list[list[int]]
@@ -48,6 +54,7 @@ class Divergence:
     """The first token in which a sequence differs; `position` counts output tokens. Gaps and error are in logits.
 
     `chosen_gap` is from the top logit down to the lower one of the two tokens; `top_two_gap` asks of no tokens.
+    `gaps_in` is the type of the logits that both are taken from.
     """
 
     prompt: int
@@ -55,11 +62,31 @@ class Divergence:
     position: int
     transformers_token: int
     engine_token: int
-    top_two_gap: float
-    chosen_gap: float
+    top_two_gap: float = math.nan
+    chosen_gap: float = math.nan
+    gaps_in: str = ""
     rounding_error: float | None = None
     gap_in_errors: float | None = None
     verdict: str = ""
+
+    def measure_gaps(self, logits_V: Any) -> None:
+        """By these logits of its position, [vocab], in place of any before."""
+        top, second = logits_V.topk(2).values.tolist()
+        lower = min(float(logits_V[self.transformers_token]), float(logits_V[self.engine_token]))
+        self.top_two_gap, self.chosen_gap = top - second, top - lower
+        self.gaps_in = str(logits_V.dtype).removeprefix("torch.")
+
+
+@dataclass(slots=True)
+class Rounding:
+    """What 16 bits do to the logits after one sequence.
+
+    `error` is the RMS over the vocabulary of 16-bit minus float32 logits; `exact_V` are the float32 ones, [vocab],
+    where they are of the method's own model.
+    """
+
+    error: float
+    exact_V: Any | None
 
 
 def prompts(model: LoadedModel, num: int, batch_size: int) -> list[Batch]:
@@ -94,11 +121,9 @@ def first_divergence(
     position = next((i for i, (a, b) in enumerate(zip(expected, got, strict=True)) if a != b), None)
     if position is None:
         return None
-    a, b = expected[position], got[position]
-    logits = reference.logits([*prompt, *expected[: position + 1]], 1)[0]
-    top, second = logits.topk(2).values.tolist()
-    lower = min(float(logits[a]), float(logits[b]))
-    return Divergence(*where, position, a, b, top_two_gap=top - second, chosen_gap=top - lower)
+    divergence = Divergence(*where, position, expected[position], got[position])
+    divergence.measure_gaps(reference.logits([*prompt, *expected[: position + 1]], 1)[0])
+    return divergence
 
 
 def compare(
@@ -117,25 +142,32 @@ def compare(
     return counts | {"tokens_compared": compared, "tokens_equal": equal}, found
 
 
-def rounding_errors(
+def roundings(
     method: str, device: str, own: Checkpoint, plain: Checkpoint, sequences: Sequence[list[int]]
-) -> list[float]:
-    """RMS over the vocabulary of 16-bit minus float32 logits of one model, after each sequence.
+) -> list[Rounding]:
+    """One for each sequence, from 16-bit and float32 logits of one model.
 
-    The same stored numbers are computed with in float32: those of the method where its layers can do that (16-bit
-    weights, NF4), else the unquantized ones in the method's 16-bit type.
+    The same stored numbers are computed with in float32: those of the method where its layers can do that, else the
+    unquantized ones in the method's 16-bit type.
     """
-    if method not in (*BASELINE_METHODS, "bnb-nf4"):
+    its_own = method in RUN_IN_FLOAT32
+    if not its_own:
         method, own = ("bf16" if device == "cpu" else "fp16"), plain  # as hf_loading chooses for quantized methods
     rounded, exact = (load("transformers", own, method, device) for _ in range(2))
     to_float32(exact)
-    pairs = ((rounded.logits([*ids, 0], 1), exact.logits([*ids, 0], 1)) for ids in sequences)  # the last id is not read
-    return [float((a - b).square().mean().sqrt()) for a, b in pairs]
+    found = []
+    for ids in sequences:
+        rounded_V, exact_V = (model.logits([*ids, 0], 1)[0] for model in (rounded, exact))  # the last id is not read
+        error = float((rounded_V - exact_V).square().mean().sqrt())
+        found.append(Rounding(error, exact_V.cpu() if its_own else None))
+    return found
 
 
 def to_float32(loaded: LoadedModel) -> None:
     """Compute in float32 with the numbers as they are stored: nothing is quantized or rounded anew."""
     import torch
+
+    from bitbench.engines.int8_rows import Int8RowsEmbedding
 
     assert isinstance(loaded, HuggingFaceModel)
     for module in loaded._model.modules():
@@ -144,6 +176,8 @@ def to_float32(loaded: LoadedModel) -> None:
                 tensor.data = tensor.data.float()
         if hasattr(module, "compute_dtype"):  # bitsandbytes' Linear4bit
             module.compute_dtype = module.weight.quant_state.dtype = torch.float32
+        if isinstance(module, Int8RowsEmbedding):
+            module.dtype = torch.float32
 
 
 def one_method(options: argparse.Namespace, method: str) -> dict[str, Any]:
@@ -167,7 +201,7 @@ def one_method(options: argparse.Namespace, method: str) -> dict[str, Any]:
         open_cases += found
     until = [[*batches[c.prompt][c.row], *expected[c.prompt][c.row][: c.position]] for c in open_cases]
     if open_cases:
-        judge(open_cases, rounding_errors(method, options.device, checkpoint, plain, until))
+        judge(open_cases, roundings(method, options.device, checkpoint, plain, until))
     for row in rows:
         cases = row.get("divergences", [])
         row["divergences"] = [asdict(case) for case in cases]
@@ -204,10 +238,12 @@ def generated(
     return second, extra
 
 
-def judge(cases: Sequence[Divergence], errors: Sequence[float]) -> None:
-    """Give each divergence its rounding error and verdict."""
-    for case, error in zip(cases, errors, strict=True):
-        case.rounding_error, case.gap_in_errors = error, case.chosen_gap / error
+def judge(cases: Sequence[Divergence], measured: Sequence[Rounding]) -> None:
+    """Give each divergence its rounding error, gaps without rounding where there are such, and its verdict."""
+    for case, rounding in zip(cases, measured, strict=True):
+        if rounding.exact_V is not None:
+            case.measure_gaps(rounding.exact_V)
+        case.rounding_error, case.gap_in_errors = rounding.error, case.chosen_gap / rounding.error
         case.verdict = "tie" if case.gap_in_errors < TIE else "bug"  # NaN is a bug
 
 

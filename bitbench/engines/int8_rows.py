@@ -42,13 +42,13 @@ class Int8RowsLinear(torch.nn.Module):  # type: ignore[misc]
 
 
 class Int8RowsEmbedding(torch.nn.Module):  # type: ignore[misc]
-    """Looks rows up in the same numbers."""
+    """Looks rows up in the same numbers; `dtype` is that of the rows found, since ids have none to go by."""
 
     def __init__(self, q_OI: Any, scale_O: Any, dtype: Any) -> None:
         super().__init__()
         self.register_buffer("q_OI", q_OI)
         self.register_buffer("scale_O", scale_O)
-        self._dtype = dtype
+        self.dtype = dtype
 
     @property
     def weight(self) -> Any:
@@ -57,7 +57,7 @@ class Int8RowsEmbedding(torch.nn.Module):  # type: ignore[misc]
 
     def forward(self, ids: Any) -> Any:
         """[...] to [..., I]."""
-        return self.q_OI[ids].to(self._dtype) * self.scale_O[ids].to(self._dtype)[..., None]
+        return self.q_OI[ids].to(self.dtype) * self.scale_O[ids].to(self.dtype)[..., None]
 
 
 def store_in_rows(model: Any, layers: bool) -> None:

@@ -8,11 +8,15 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+import transformers
 
+from bitbench.engines.int8_rows import Int8RowsEmbedding, Int8RowsLinear
 from bitbench.facts.messages import Checkpoint, PrepareTask
 from bitbench.facts.models import parse_model
 from bitbench.methods.checkpoint import prepare
-from tests.methods.models import write_model
+from bitbench.methods.int8_rows import dequantize
+from tests.methods.models import tiny, write_model
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 SCRIPT = ROOT / "scripts" / "same_tokens.py"
@@ -46,22 +50,77 @@ def test_a_wrong_token_is_a_bug_and_a_near_equal_one_a_tie(plain):
     assert [(d.prompt, d.row, d.position) for d in found] == [(1, 0, 5)]
     assert found[0].chosen_gap > found[0].top_two_gap >= 0
     sequence = [*batches[1][0], *expected[1][0][:5]]
-    errors = same_tokens.rounding_errors("bf16", "cpu", plain, plain, [sequence])
-    same_tokens.judge(found, errors)
+    measured = same_tokens.roundings("bf16", "cpu", plain, plain, [sequence])
+    same_tokens.judge(found, measured)
     assert found[0].verdict == "bug"
     assert found[0].gap_in_errors > 10
-    found[0].chosen_gap = 1.9 * errors[0]
-    same_tokens.judge(found, errors)
-    assert found[0].verdict == "tie"
+    measured[0].exact_V = None
+    for in_errors, verdict in ((1.9, "tie"), (2.1, "bug")):
+        found[0].chosen_gap = in_errors * measured[0].error
+        same_tokens.judge(found, measured)
+        assert found[0].verdict == verdict
 
 
-@pytest.mark.parametrize("method", ["bnb-nf4", "bnb-int8"])
+@pytest.mark.parametrize(("error", "verdict"), [(0.02, "bug"), (0.04, "tie")])
+def test_gaps_are_taken_from_float32_logits_where_the_method_has_them_and_else_stay(error, verdict):
+    """In bfloat16 the two tokens' logits are equal, which says nothing of how far apart they are."""
+    same_tokens = script()
+    exact_V = torch.tensor([0.0, 20.05, 19.99, 1.0])
+    case = same_tokens.Divergence(0, 0, 0, transformers_token=1, engine_token=2)
+    case.measure_gaps(exact_V.bfloat16())
+    same_tokens.judge([case], [same_tokens.Rounding(error, None)])
+    assert (case.top_two_gap, case.chosen_gap, case.gaps_in, case.verdict) == (0.0, 0.0, "bfloat16", "tie")
+    same_tokens.judge([case], [same_tokens.Rounding(error, exact_V)])
+    assert case.top_two_gap == case.chosen_gap == pytest.approx(0.06, abs=1e-5)
+    assert (case.gaps_in, case.verdict) == ("float32", verdict)
+
+
+@pytest.mark.parametrize("method", ["bf16", "bnb-nf4", "int8-wo", "bnb-int8"])
+def test_the_exact_logits_are_the_methods_own_or_there_are_none(plain, method, monkeypatch):
+    same_tokens = script()
+    loaded = []
+    load = same_tokens.load
+    monkeypatch.setattr(same_tokens, "load", lambda *what: loaded.append(what[2]) or load(*what))
+    sequence = [3, 100, 7, 50, 500]
+    (measured,) = same_tokens.roundings(method, "cpu", plain, plain, [sequence])
+    assert (measured.exact_V is None) == (method == "bnb-int8")
+    assert loaded == ["bf16" if method == "bnb-int8" else method] * 2
+    if method == "bnb-int8":
+        return
+    assert measured.exact_V.dtype == torch.float32
+    stored = load("transformers", plain, method, "cpu").logits([*sequence, 0], 1)[0]
+    assert measured.error == pytest.approx(float((stored - measured.exact_V).square().mean().sqrt()))
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_int8_weights_are_multiplied_in_float32_by_the_stored_numbers(tmp_path, own_cache, tied):
+    """Against a float32 model of the weights that these numbers mean: not even the embedding rounds."""
+    same_tokens = script()
+    folder = write_model(tmp_path / "model", tiny(tied_embeddings=tied))
+    checkpoint = prepare(PrepareTask(model=parse_model(str(folder)), method="int8-wo", device="cpu"), lambda _: None)
+    sequence = [3, 100, 7, 50, 500]
+    (measured,) = same_tokens.roundings("int8-wo", "cpu", checkpoint, checkpoint, [sequence])
+    meant = transformers.AutoModelForCausalLM.from_pretrained(checkpoint.path, dtype=torch.bfloat16).eval().float()
+    small = same_tokens.load("transformers", checkpoint, "int8-wo", "cpu")._model
+    replaced = 0
+    with torch.inference_mode():
+        for name, module in small.named_modules():
+            if isinstance(module, Int8RowsLinear | Int8RowsEmbedding):
+                meant.get_submodule(name).weight.copy_(dequantize(module.q_OI, module.scale_O))
+                replaced += 1
+        expected = meant(torch.tensor([sequence])).logits[0, -1]
+    assert replaced == 2 * 7 + 1 + tied
+    assert float((measured.exact_V - expected).norm() / expected.norm()) < 1e-5
+    assert measured.error > 1e-3 * float(expected.square().mean().sqrt())
+
+
+@pytest.mark.parametrize("method", ["bnb-nf4", "bnb-int8", "int8-wo"])
 def test_rounding_is_small_beside_quantization(plain, method):
     """The float32 run of NF4 is of the NF4 model: against the unquantized one the difference would be far greater."""
     same_tokens = script()
     reference = same_tokens.load("transformers", plain, method, "cpu")
     sequence = same_tokens.prompts(reference, 1, 1)[0][0]
-    error = same_tokens.rounding_errors(method, "cpu", plain, plain, [sequence])[0]
+    error = same_tokens.roundings(method, "cpu", plain, plain, [sequence])[0].error
     unquantized = same_tokens.load("transformers", plain, "bf16", "cpu")
     difference = reference.logits([*sequence, 0], 1) - unquantized.logits([*sequence, 0], 1)
     quantization = float(difference.square().mean().sqrt())
