@@ -1,10 +1,11 @@
-"""Attention of one new token over grouped keys and values, none of which is copied.
+"""Attention of one new token over grouped keys and values by cuDNN, which copies none of them.
 
-A step over a static cache has a mask, and with a mask transformers before 5.23 repeats keys and values for every head
-of their group; eager generation has no mask and repeats nothing. Here the heads of a group are so many queries of one
-head instead, as in transformers 5.23: one new token sees the same places in all of them.
+A step over a static cache has a mask, which eager generation has not, and with a mask transformers does not hand over
+grouped heads as they are: before 5.23 it repeats keys and values for every head of a group, since then it takes those
+heads for so many queries of one. cuDNN takes grouped heads and a mask together, which on an H200 takes two thirds of
+the time or much less (docs/log.md). Where it may not be used, attention is transformers' own.
 
-Shapes: B batch, H heads, K heads of keys and values, G = H / K heads in a group, L cache length, D of a head.
+Shapes: B batch, H heads, K heads of keys and values, S queries a head, L cache length, D of a head.
 """
 
 from collections.abc import Iterator
@@ -14,6 +15,11 @@ from typing import Any
 _NAME = "bitbench-grouped"
 # What only transformers' own function knows how to treat.
 _OWN_ONLY = ("position_bias", "softcap")
+# Hopper, where it was measured. On Blackwell cuDNN 9.19 to 9.25.0 are wrong for one query of few grouped heads, and
+# torch 2.11 and 2.13 say that they can be used all the same (pytorch/pytorch#193893).
+_CAPABILITY = (9, 0)
+# 9.15.1: earlier ones have trouble with lengths that are no multiple of 128 (pytorch/pytorch#169849).
+_FIRST_CUDNN = 91501
 
 
 @contextmanager
@@ -57,28 +63,47 @@ def _attend(
 ) -> tuple[Any, None]:
     """The output, [B][S][H][D], and no weights: transformers' signature.
 
-    S queries a head. By transformers' sdpa where S is not 1, where heads are not grouped or see different places, and
-    where nothing is masked.
+    By transformers' sdpa where S is not 1, where heads are not grouped, where nothing is masked, and without cuDNN.
     """
+    from torch.nn.attention import SDPBackend, sdpa_kernel
     from torch.nn.functional import scaled_dot_product_attention
     from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-    B, H, S, D = query_BHSD.shape
-    K = key_BKLD.shape[1]
+    _, H, S, _ = query_BHSD.shape
+    in_question = S == 1 and key_BKLD.shape[1] < H and attention_mask is not None
     own_only = any(others.get(name) is not None for name in _OWN_ONLY)
-    if S != 1 or H == K or attention_mask is None or attention_mask.shape[1] != 1 or own_only:
+    if not in_question or own_only or not _cudnn_may(query_BHSD, key_BKLD, value_BKLD, attention_mask, dropout):
         sdpa = ALL_ATTENTION_FUNCTIONS["sdpa"]
         found: tuple[Any, None] = sdpa(
             module, query_BHSD, key_BKLD, value_BKLD, attention_mask, dropout=dropout, scaling=scaling, **others
         )
         return found
-    out_BKGD = scaled_dot_product_attention(
-        query_BHSD.reshape(B, K, H // K, D),
-        key_BKLD,
-        value_BKLD,
-        attn_mask=attention_mask.expand(-1, -1, H // K, -1),
-        dropout_p=dropout,
-        scale=scaling,
-        is_causal=False,
+    with sdpa_kernel(SDPBackend.CUDNN_ATTENTION):
+        out_BHSD = scaled_dot_product_attention(
+            query_BHSD,
+            key_BKLD,
+            value_BKLD,
+            attn_mask=attention_mask,
+            dropout_p=dropout,
+            scale=scaling,
+            is_causal=False,
+            enable_gqa=True,
+        )
+    return out_BHSD.transpose(1, 2).contiguous(), None
+
+
+def _cudnn_may(query_BHSD: Any, key_BKLD: Any, value_BKLD: Any, attention_mask: Any, dropout: float) -> bool:
+    """Whether cuDNN can attend so and is known to do it well. Asks only the host: of shapes, types and versions.
+
+    Asked whenever Python comes by, so never in a replay of a captured step.
+    """
+    import torch
+    from torch.backends.cuda import SDPAParams, can_use_cudnn_attention
+
+    is_causal, enable_gqa = False, True
+    params = SDPAParams(query_BHSD, key_BKLD, value_BKLD, attention_mask, dropout, is_causal, enable_gqa)
+    return (
+        can_use_cudnn_attention(params)
+        and torch.cuda.get_device_capability(query_BHSD.device) == _CAPABILITY
+        and (torch.backends.cudnn.version() or 0) >= _FIRST_CUDNN
     )
-    return out_BKGD.reshape(B, 1, H, -1), None

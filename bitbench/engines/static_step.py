@@ -2,7 +2,7 @@
 
 Everything that changes from step to step lies in tensors at fixed addresses and is updated in place on the device, so
 that the step can be captured in a CUDA graph as it is. It also runs uncaptured, on any device. Such a cache needs a
-mask, and the copies that transformers would make because of it are avoided (grouped_attention.py).
+mask, and what transformers would do because of it is avoided where cuDNN allows (grouped_attention.py).
 
 Shapes: B batch, S prompt length, L cache length.
 """

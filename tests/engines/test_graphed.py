@@ -13,6 +13,7 @@ from bitbench.engines.static_step import StaticStepper
 from bitbench.engines.transformers import TransformersEngine, TransformersModel
 from bitbench.facts.errors import OutOfMemory, Unsupported
 from bitbench.methods.registry import parse_method
+from tests.engines.fake_cudnn import FakeCudnn
 from tests.engines.tiny import VOCAB, checkpoint, in_float32, prompt_ids, write_tiny
 
 # Prompt and output lengths in this order: the cache grows, then a shorter prompt and a longer one use it again.
@@ -80,49 +81,44 @@ def test_the_cache_can_be_filled_to_the_last_place(float32):
 
 @pytest.mark.parametrize("batch_size", [1, 3])
 @pytest.mark.parametrize(("kind", "kv_heads"), [("Llama", 2), ("Llama", 4), ("Qwen2", 2), ("Qwen3", 1)])
-def test_steps_have_the_tokens_and_logits_of_eager_transformers_grouped_or_not(tmp_path, kind, kv_heads, batch_size):
+@pytest.mark.parametrize("by_cudnn", [True, False])
+def test_steps_have_the_tokens_and_logits_of_eager_transformers_grouped_or_not(
+    tmp_path, kind, kv_heads, batch_size, by_cudnn, monkeypatch
+):
     model = in_float32(write_tiny(tmp_path, kind, num_key_value_heads=kv_heads))
     reference, ids = TransformersModel(model, None, "cpu"), prompt_ids(20, batch_size)
     expected = reference.generate(ids, 12, None)
     logits_BSV = reference.batch_logits([[*prompt, *new] for prompt, new in zip(ids, expected, strict=True)])
+    fake = FakeCudnn(can_use=by_cudnn).patch(monkeypatch)
     stepper = StaticStepper(model, batch_size, 64)
     stepper.start(torch.tensor(ids))
     for position in range(20, 31):
         stepper.step()
         torch.testing.assert_close(stepper.step_logits(), logits_BSV[:, position], rtol=1e-4, atol=1e-5)
     assert stepper.output(20, 12) == expected
+    assert len(fake.by_cudnn) == (2 * 11 if by_cudnn and kv_heads < 4 else 0)
 
 
-def test_a_step_attends_over_the_cache_itself_where_transformers_would_repeat_it(float32, monkeypatch):
-    """transformers before 5.23 does with a mask what `repeating` does; so the test means the same with any version."""
-    attended: list[tuple[int, int]] = []
-
-    def recording(query, key, *args, **kwargs):
-        attended.append((query.shape[2], key.data_ptr()))
-        return plain(query, key, *args, **kwargs)
-
-    def repeating(module, query, key, value, mask, scaling=None, **_):
-        key, value = (x.repeat_interleave(query.shape[1] // x.shape[1], dim=1) for x in (key, value))
-        causal = mask is None and query.shape[2] > 1
-        out = torch.nn.functional.scaled_dot_product_attention(
-            query, key, value, attn_mask=mask, scale=scaling, is_causal=causal
-        )
-        return out.transpose(1, 2), None
-
-    plain = torch.nn.functional.scaled_dot_product_attention
+def test_by_cudnn_a_step_attends_over_the_cache_itself_with_its_mask(float32, monkeypatch):
+    """The prompt is by transformers' own attention."""
     reference = TransformersModel(float32, None, "cpu").generate(prompt_ids(20, 3), 10, None)
-    monkeypatch.setitem(transformers.AttentionInterface._global_mapping, "sdpa", repeating)
-    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", recording)
+    fake = FakeCudnn().patch(monkeypatch)
     stepper = StaticStepper(float32, 3, 64)
     stepper.start(torch.tensor(prompt_ids(20, 3)))
-    keys = [layer.keys.data_ptr() for layer in stepper._cache.layers]
-    assert [num for num, _ in attended] == [20, 20]
-    assert not {key for _, key in attended} & set(keys), "the prompt is by what is registered as sdpa"
-    attended.clear()
+    assert [call["query"].shape[2] for call in fake.by_others] == [20, 20]
+    assert not fake.by_cudnn
     for _ in range(9):
         stepper.step()
-    assert attended == [(2, key) for key in keys] * 9
     assert stepper.output(20, 10) == reference
+    assert len(fake.by_others) == 2
+    for name in ("keys", "values"):
+        tensors = [getattr(layer, name) for layer in stepper._cache.layers]
+        found = [(call[name[:-1]].data_ptr(), call[name[:-1]].shape) for call in fake.by_cudnn]
+        assert found == [(tensor.data_ptr(), tensor.shape) for tensor in tensors] * 9
+    assert all(call["enable_gqa"] and call["query"].shape == (3, 4, 1, 16) for call in fake.by_cudnn)
+    visible = torch.cat([call["attn_mask"] == 0 for call in fake.by_cudnn[::2]], dim=1)
+    # The first step reads the token after the prompt's 20.
+    assert torch.equal(visible[:, :, 0], (torch.arange(64) <= torch.arange(20, 29)[:, None]).expand(3, -1, -1))
 
 
 @pytest.mark.parametrize("method", ["fp16", "bf16", "bnb-int8", "bnb-nf4"])
