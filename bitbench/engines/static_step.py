@@ -11,6 +11,7 @@ from typing import Any
 
 from bitbench.engines.grouped_attention import grouped_attention
 from bitbench.engines.hf_generate import kv_cache_bytes
+from bitbench.engines.static_cache import Places, static_cache
 from bitbench.facts.errors import Unsupported
 
 # These take a ready mask; flash and flex attention would not.
@@ -33,7 +34,8 @@ class StaticStepper:
         self.batch_size, self.cache_len = batch_size, cache_len
         self._model = model
         with torch.inference_mode():
-            self._cache = _static_cache(model.config, cache_len)
+            self._places = Places()
+            self._cache = static_cache(model.config, cache_len, self._places)
             self._token_B1 = torch.zeros(batch_size, 1, dtype=torch.long, device=model.device)
             # That of `_token_B1`: the same for the whole batch, whose prompts are equally long.
             self._position_1 = torch.zeros(1, dtype=torch.long, device=model.device)
@@ -55,6 +57,7 @@ class StaticStepper:
 
         with torch.inference_mode():
             self._cache.reset()
+            self._places.next = self._index_L[: ids_BS.shape[1]]
             logits = self._model(input_ids=ids_BS, past_key_values=self._cache, use_cache=True, logits_to_keep=1).logits
             self._position_1.fill_(ids_BS.shape[1])
             self._choose(logits)
@@ -65,6 +68,7 @@ class StaticStepper:
         import torch
 
         with torch.inference_mode(), grouped_attention(self._model):
+            self._places.next = self._position_1
             mask_L = torch.where(self._index_L <= self._position_1, self._visible, self._hidden)
             logits = self._model(
                 input_ids=self._token_B1,
@@ -101,23 +105,3 @@ class StaticStepper:
     def kv_cache_bytes(self) -> int:
         """Bytes of the keys and values, as allocated."""
         return kv_cache_bytes(self._cache)
-
-
-def _static_cache(config: Any, cache_len: int) -> Any:
-    """transformers' StaticCache, made of layers that count positions on the device only. Raises Unsupported.
-
-    A sliding-window layer counts them on the host too, and a captured step would repeat the host's first answer. Where
-    the window is no shorter than the cache, such a layer keeps everything, and the plain one does the same.
-    """
-    from transformers.cache_utils import StaticCache, StaticLayer, StaticSlidingWindowLayer
-
-    cache = StaticCache(config=config, max_cache_len=cache_len)
-    for index, layer in enumerate(cache.layers):
-        if type(layer) is StaticSlidingWindowLayer and layer.max_cache_len == cache_len:
-            cache.layers[index] = StaticLayer(max_cache_len=cache_len)
-        elif type(layer) is not StaticLayer:
-            raise Unsupported(
-                f"the model's cache has layers ({type(layer).__name__}) that count positions on the host, "
-                "so a step cannot be captured once and repeated"
-            )
-    return cache
