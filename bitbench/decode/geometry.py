@@ -16,7 +16,7 @@ _SHARED_BYTES = 227 * 1024
 _TAIL = 4096
 MAX_BATCH = 8
 """A product on tensor cores has so many columns."""
-# Numbers of the residuals that a thread keeps in registers; more are spilled (7B: 0.9 KB for 4 sequences, 5 for 8).
+# Numbers of the residuals that a thread keeps in registers; more are spilled (7B: 1.5 KB for 4 sequences).
 _MOST_RESIDUALS = 72
 # More would be missed where the weights are multiplied.
 _MOST_ATTENDING, _MOST_O_PARTS = 8, 4
@@ -133,4 +133,5 @@ def _beside_ring(config: DecoderConfig, num_blocks: int, o_parts: int, num_warps
     joined = 4 * 4 * 18  # a warp's part of what joins the parts of a long context
     attention = 16 * (head_dim + 32) + 4 * head_dim + 32 + num_warps * (64 + max(4 * group * (head_dim + 8), joined))
     vectors = num_sequences * (2 * _inputs(config, num_blocks, o_parts) + 64)
-    return 2 * 8 * 32 + (16 + 3 * 32) * num_warps + vectors + max(partial, attention) + 384
+    squares = 3 * 8 * 8 * 4
+    return 2 * 8 * 32 + 16 * num_warps + squares + vectors + max(partial, attention) + 384
