@@ -46,7 +46,7 @@ def stored(source, method, folder):
 
 
 def assert_errors_allowed(steps, prompt_len):
-    """Over some steps at most 1.1 times plain 16-bit arithmetic's error; a single step's differs by a tenth by chance."""
+    """Together at most 1.1 times plain 16-bit arithmetic's error; a single step's differs by a tenth by chance."""
     numbers, errors, allowed = zip(*steps, strict=True)
     assert sum(errors) <= 1.1**2 * sum(allowed), prompt_len
     for number, error, plain in zip(numbers, errors, allowed, strict=True):
