@@ -16,8 +16,9 @@ _SHARED_BYTES = 227 * 1024
 _TAIL = 4096
 MAX_BATCH = 8
 """A product on tensor cores has so many columns."""
-# Numbers of the residuals that a thread keeps in registers; more are spilled (7B: 1.5 KB for 4 sequences).
-_MOST_RESIDUALS = 72
+# Numbers of the residuals that a thread keeps in registers; more are spilled (3B: 2.2 KB for 6
+# sequences, 7B: 1.5 KB for 4).
+_MOST_RESIDUALS = 96
 # More would be missed where the weights are multiplied.
 _MOST_ATTENDING, _MOST_O_PARTS = 8, 4
 # Granules under way at a time, while a block waits for others and while it multiplies, by the bytes of a layer that it
