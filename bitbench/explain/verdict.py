@@ -52,9 +52,10 @@ def _sync(found: Finding) -> str:
 
 
 def _small(found: Finding) -> str:
+    between = "" if found.in_graph else f", and for {_idle(found)} of {_a(found)} it does nothing between them"
     return (
         "The GPU is busy, but mostly with kernels too small to bring its memory up to speed, however well they are "
-        "written: their number sets this speed, not the bytes they read."
+        f"written{between}: their number sets this speed, not the bytes they read."
     )
 
 

@@ -89,6 +89,13 @@ def test_a_graph_that_waits_inside_is_told_apart_from_a_host_that_does() -> None
     assert "--engine graphed" in outside.advice and "--engine" not in inside.advice
 
 
+def test_small_kernels_outside_a_graph_are_told_with_the_idle_time_between_them() -> None:
+    outside = _verdict(0.0029, busy_s=2.0e-3, num_kernels=2000.0, roles=())
+    inside = _verdict(0.0029, GRAPH)
+    assert outside.kind == inside.kind == "small_kernel_bound"
+    assert "for 31 % of each step it does nothing" in outside.sentence and "does nothing" not in inside.sentence
+
+
 def test_the_cause_of_slow_large_kernels_is_not_guessed() -> None:
     found = _verdict(0.010, busy_s=9e-3, roles=BIG)
     assert "cannot be told" in found.sentence and "counters" in found.advice
