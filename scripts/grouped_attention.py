@@ -19,6 +19,7 @@ from lines import append
 from torch.nn.functional import scaled_dot_product_attention
 from torch.profiler import ProfilerActivity, profile
 
+from bitbench.engines.capture import capture
 from bitbench.results.machine import collect
 
 DEVICE = "cuda:0"
@@ -85,20 +86,13 @@ def microseconds(way: Callable[..., Any], q_BH1D: Any, k_NBKLD: Any, v_NBKLD: An
         for k_BKLD, v_BKLD in zip(k_NBKLD, v_NBKLD, strict=True):
             way(q_BH1D, k_BKLD, v_BKLD, mask_B11L)
 
-    stream = torch.cuda.Stream()
-    with torch.cuda.stream(stream):
-        for _ in range(3):
-            step()
-    torch.cuda.synchronize()
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph, stream=stream):
-        step()
+    replay = capture(step, DEVICE)
     for _ in range(3):
-        graph.replay()
+        replay()
     began, ended = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
     began.record()
     for _ in range(REPLAYS):
-        graph.replay()
+        replay()
     ended.record()
     torch.cuda.synchronize()
     return began.elapsed_time(ended) / REPLAYS * 1e3
