@@ -356,7 +356,7 @@ DEVICE void multiply(
         at += (u32)((end - start) * n) * T::unit_bytes;
         ends = at;
         if (end == T::units) at += n * T::end_bytes;
-        if (!small) ring.wait(at);
+        if (!small) ring.wait_together(at);
         mark(3);
         if (all || num) {
           if (!one_tile && (small || !one_segment)) load(my, num);

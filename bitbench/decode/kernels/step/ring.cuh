@@ -20,12 +20,25 @@ struct Ring {
   }
 
   // Until the stream is there up to `end`, exclusive. A parity tells two neighbouring rounds of a slot apart, no more,
-  // so no granule is skipped. Every lane waits itself for what it is going to read.
-  DEVICE void wait(u32 end) { wait_for(first + (end + GRANULE - 1) / GRANULE); }
-
-  DEVICE void wait_for(u32 target) {
+  // so no granule is skipped. Every lane waits itself for what it is going to read: that takes a while for each granule, and
+  // nothing where the block waits for others anyway.
+  DEVICE void wait(u32 end) {
+    const u32 target = behind(end);
     NO_UNROLL
     for (; (int)(target - waited) > 0; ++waited) mbarrier_wait(full + waited % NUM_GRANULES, waited / NUM_GRANULES & 1);
+  }
+
+  // As `wait`, with a lane for each granule, and never for more at once than the ring has.
+  DEVICE void wait_together(u32 end) { wait_for(behind(end)); }
+
+  DEVICE u32 behind(u32 end) const { return first + (end + GRANULE - 1) / GRANULE; }
+
+  DEVICE void wait_for(u32 target) {
+    if ((int)(target - waited) <= 0) return;
+    const u32 n = waited + lane();
+    if ((int)(target - n) > 0) mbarrier_wait(full + n % NUM_GRANULES, n / NUM_GRANULES & 1);
+    warp_sync();
+    waited = target;
   }
 
   // This warp reads nothing before `end` again. What it has not read it waits for all the same, to keep count of rounds.
