@@ -57,19 +57,20 @@ struct Tile {
   static_assert(segment * unit_bytes + 2 * GRANULE <= RING, "what is read at once must fit in the ring");
 };
 
-// The sums of a chunk's inputs, by columns: rows of ones.
-DEVICE void add_sums(const Words& x, float (&sum)[4]) {
+// Adds to sums of the columns of a right operand of 16 inputs: rows of ones.
+DEVICE void add_sums(u32 x, u32 y, float (&sum)[4]) {
   constexpr u32 one = BF16 ? 0x3f803f80u : 0x3c003c00u;
-  mma(sum, one, one, one, one, x.x, x.y);
-  mma(sum, one, one, one, one, x.z, x.w);
+  mma(sum, one, one, one, one, x, y);
 }
 
 // A unit's part of the vector as right operands, for any tile: of each lane's eight inputs the first four are one
 // product's. Columns without a sequence are 0.
 template <int bits, int unit_inputs>
 struct VectorPart {
+  static constexpr int pieces = (unit_inputs + 127) / 128;
   Words at[unit_inputs / 32];
-  float sum[4];  // of the inputs, by columns
+  u64 own[pieces];  // for one sequence: this lane's four of 128 inputs, for their sum
+  float sum[4];     // of the inputs, by columns
 
   // Without the sums where the vector is used only once: they are found beside its products then.
   DEVICE void load(const u32* x, int row, bool with_sums) {
@@ -81,7 +82,28 @@ struct VectorPart {
     UNROLL
     for (int k = 0; k < 4; ++k) sum[k] = 0;
     UNROLL
-    for (int i = 0; i < unit_inputs / 32 && with_sums && bits < 16; ++i) add_sums(at[i], sum);
+    for (int i = 0; i < pieces && SEQUENCES == 1 && bits < 16; ++i)
+      own[i] = 128 * i + 4 * lane() < unit_inputs ? *(const u64*)(x + 64 * i + 2 * lane()) : 0;
+    if (!with_sums || bits == 16) return;
+    begin_sums();
+    UNROLL
+    for (int i = 0; i < unit_inputs / 32; ++i) add_chunk(i);
+    end_sums();
+  }
+
+  // The sums: of one sequence each column is a piece of the vector, so that one product adds up 128 inputs; of more, each
+  // chunk of 32 takes two.
+  DEVICE void begin_sums() {
+    UNROLL
+    for (int i = 0; i < pieces && SEQUENCES == 1; ++i) add_sums((u32)own[i], (u32)(own[i] >> 32), sum);
+  }
+  DEVICE void add_chunk(int i) {
+    if (SEQUENCES > 1) add_sums(at[i].x, at[i].y, sum), add_sums(at[i].z, at[i].w, sum);
+  }
+  DEVICE void end_sums() {
+    if (SEQUENCES > 1) return;
+    sum[0] += sum[1];
+    sum[0] += from_lane(sum[0], 1), sum[0] += from_lane(sum[0], 2);
   }
 };
 
@@ -137,24 +159,38 @@ template <int bits, int unit_inputs, int units, int tiles>
 DEVICE void multiply_at_once(
     const Ring& ring, const u32 (&offset)[units][tiles], VectorPart<bits, unit_inputs> (&x)[units], bool once, int num,
     float (&y)[tiles][2][LANE_COLUMNS]) {
+  // A product takes four times as long until it is there as until the next can begin, so a single tile's are two chains.
+  constexpr int chains = units * tiles == 1 && unit_inputs >= 64 ? 2 : 1;
   TilePart<bits, unit_inputs> w[units][tiles];
-  float a[units][tiles][4], b[units][tiles][4];
+  float a[units][tiles][chains][4], b[units][tiles][chains][4];
   UNROLL
   for (int u = 0; u < units; ++u)
     UNROLL
     for (int t = 0; t < tiles; ++t) {
       w[u][t].load(ring.at(offset[u][t]));
       UNROLL
-      for (int k = 0; k < 4; ++k) a[u][t][k] = b[u][t][k] = 0;
+      for (int c = 0; c < chains; ++c)
+        UNROLL
+        for (int k = 0; k < 4; ++k) a[u][t][c][k] = b[u][t][c][k] = 0;
     }
+  UNROLL
+  for (int u = 0; u < units && bits < 16 && once; ++u) x[u].begin_sums();
   UNROLL
   for (int i = 0; i < unit_inputs / 32; ++i)
     UNROLL
     for (int u = 0; u < units; ++u) {
       UNROLL
-      for (int t = 0; t < tiles; ++t) w[u][t].multiply(i, x[u].at[i], a[u][t], b[u][t]);
-      if (bits < 16 && once) add_sums(x[u].at[i], x[u].sum);
+      for (int t = 0; t < tiles; ++t) w[u][t].multiply(i, x[u].at[i], a[u][t][i % chains], b[u][t][i % chains]);
+      if (bits < 16 && once) x[u].add_chunk(i);
     }
+  UNROLL
+  for (int u = 0; u < units; ++u) {
+    if (bits < 16 && once) x[u].end_sums();
+    UNROLL
+    for (int t = 0; t < tiles && chains > 1; ++t)
+      UNROLL
+      for (int k = 0; k < 4; ++k) a[u][t][0][k] += a[u][t][chains - 1][k], b[u][t][0][k] += b[u][t][chains - 1][k];
+  }
   UNROLL
   for (int t = 0; t < tiles; ++t)
     UNROLL
@@ -164,7 +200,7 @@ DEVICE void multiply_at_once(
         y[t][row][c] = 0;
         UNROLL
         for (int u = 0; u < units; ++u) {
-          const float one = w[u][t].result(row, c, a[u][t], b[u][t], x[u].sum[c]);
+          const float one = w[u][t].result(row, c, a[u][t][0], b[u][t][0], x[u].sum[c]);
           y[t][row][c] += u == 0 || u < num ? one : 0.0f;
         }
       }
