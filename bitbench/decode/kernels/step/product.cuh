@@ -152,13 +152,24 @@ struct TilePart {
   }
 };
 
+// What is done beside products in small steps, so that one's latencies hide behind the others'.
+#define BESIDE_STEPS 8
+struct Nothing {
+  DEVICE void operator()(int) const {}
+};
+template <class Beside>
+DEVICE void all_steps(Beside beside) {
+  UNROLL
+  for (int k = 0; k < BESIDE_STEPS; ++k) beside(k);
+}
+
 // `units` units of `tiles` tiles, all at once so that one's latencies hide behind the others': y[tile] are the sums of
 // rows g and g + 8 in the lane's columns over the first `num` units. `once`: x is used only here, and its sums are found
-// here too.
-template <int bits, int unit_inputs, int units, int tiles>
+// here too. `beside(step)` is called for all BESIDE_STEPS.
+template <int bits, int unit_inputs, int units, int tiles, class Beside>
 DEVICE void multiply_at_once(
     const Ring& ring, const u32 (&offset)[units][tiles], VectorPart<bits, unit_inputs> (&x)[units], bool once, int num,
-    float (&y)[tiles][2][LANE_COLUMNS]) {
+    float (&y)[tiles][2][LANE_COLUMNS], Beside beside) {
   // A product takes four times as long until it is there as until the next can begin, so a single tile's are two chains.
   constexpr int chains = units * tiles == 1 && unit_inputs >= 64 ? 2 : 1;
   TilePart<bits, unit_inputs> w[units][tiles];
@@ -176,13 +187,17 @@ DEVICE void multiply_at_once(
   UNROLL
   for (int u = 0; u < units && bits < 16 && once; ++u) x[u].begin_sums();
   UNROLL
-  for (int i = 0; i < unit_inputs / 32; ++i)
+  for (int i = 0; i < unit_inputs / 32; ++i) {
+    constexpr int steps = (BESIDE_STEPS * 32 + unit_inputs - 1) / unit_inputs;
+    UNROLL
+    for (int k = i * steps; k < (i + 1) * steps && k < BESIDE_STEPS; ++k) beside(k);
     UNROLL
     for (int u = 0; u < units; ++u) {
       UNROLL
       for (int t = 0; t < tiles; ++t) w[u][t].multiply(i, x[u].at[i], a[u][t][i % chains], b[u][t][i % chains]);
       if (bits < 16 && once) x[u].add_chunk(i);
     }
+  }
   UNROLL
   for (int u = 0; u < units; ++u) {
     if (bits < 16 && once) x[u].end_sums();
@@ -239,18 +254,19 @@ DEVICE void hand_over(float* mine, int first, int num, const float (&y)[tiles][2
 
 // This warp's units of n tiles times its part of the vector, to where sums meet; `unit` says where each begins in the
 // stream. Units behind the first `num` are done for nothing and not counted. Of `most` tiles at most.
-template <int bits, int inputs, int unit_inputs, int most, int each>
+template <int bits, int inputs, int unit_inputs, int most, int each, class Beside>
 DEVICE void multiply_tiles(
     const Ring& ring, VectorPart<bits, unit_inputs> (&v)[each], const u32 (&unit)[each], int n, int num, float* mine,
-    bool add) {
+    bool add, Beside beside) {
   using T = Tile<bits, inputs, unit_inputs>;
   constexpr int at_once = bits == 16 ? 2 : 4;
+  if constexpr (!T::template together<most>) all_steps(beside);
   if constexpr (T::template together<most>) {
     u32 offset[1][most];  // those that are missing are done twice and not handed over
     UNROLL
     for (int t = 0; t < most; ++t) offset[0][t] = unit[0] + (u32)(t < n ? t : 0) * T::unit_bytes;
     float y[most][2][LANE_COLUMNS];
-    multiply_at_once<bits, unit_inputs, 1, most>(ring, offset, v, T::template once<most>, num, y);
+    multiply_at_once<bits, unit_inputs, 1, most>(ring, offset, v, T::template once<most>, num, y, beside);
     hand_over<most>(mine, 0, n, y, add);
   } else if constexpr (each == 1) {
     int i = 0;
@@ -260,20 +276,20 @@ DEVICE void multiply_tiles(
       UNROLL
       for (int t = 0; t < at_once; ++t) offset[0][t] = unit[0] + (u32)(i + t) * T::unit_bytes;
       float y[at_once][2][LANE_COLUMNS];
-      multiply_at_once<bits, unit_inputs, 1, at_once>(ring, offset, v, T::template once<most>, num, y);
+      multiply_at_once<bits, unit_inputs, 1, at_once>(ring, offset, v, T::template once<most>, num, y, Nothing());
       hand_over<at_once>(mine, i, at_once, y, add);
     }
     if (at_once > 2 && most >= 2 && n - i >= 2) {
       const u32 offset[1][2] = {unit[0] + (u32)i * T::unit_bytes, unit[0] + (u32)(i + 1) * T::unit_bytes};
       float y[2][2][LANE_COLUMNS];
-      multiply_at_once<bits, unit_inputs, 1, 2>(ring, offset, v, T::template once<most>, num, y);
+      multiply_at_once<bits, unit_inputs, 1, 2>(ring, offset, v, T::template once<most>, num, y, Nothing());
       hand_over<2>(mine, i, 2, y, add);
       i += 2;
     }
     if (i < n) {
       const u32 offset[1][1] = {unit[0] + (u32)i * T::unit_bytes};
       float y[1][2][LANE_COLUMNS];
-      multiply_at_once<bits, unit_inputs, 1, 1>(ring, offset, v, T::template once<most>, num, y);
+      multiply_at_once<bits, unit_inputs, 1, 1>(ring, offset, v, T::template once<most>, num, y, Nothing());
       hand_over<1>(mine, i, 1, y, add);
     }
   } else {
@@ -283,7 +299,7 @@ DEVICE void multiply_tiles(
       UNROLL
       for (int u = 0; u < each; ++u) offset[u][0] = unit[u] + (u32)i * T::unit_bytes;
       float y[1][2][LANE_COLUMNS];
-      multiply_at_once<bits, unit_inputs, each, 1>(ring, offset, v, T::template once<most>, num, y);
+      multiply_at_once<bits, unit_inputs, each, 1>(ring, offset, v, T::template once<most>, num, y, Nothing());
       hand_over<1>(mine, i, 1, y, add);
     }
   }
@@ -301,7 +317,7 @@ DEVICE void multiply_units(const Ring& ring, const u32* x, u32 begin, int my, in
     part[0].load(x + i * (unit_inputs / 2), vector_words(inputs), false);
     const u32 offset[1][1] = {begin + (u32)i * T::unit_bytes};
     float one[1][2][LANE_COLUMNS];
-    multiply_at_once<bits, unit_inputs, 1, 1>(ring, offset, part, true, 1, one);
+    multiply_at_once<bits, unit_inputs, 1, 1>(ring, offset, part, true, 1, one, Nothing());
     UNROLL
     for (int row = 0; row < 2; ++row)
       UNROLL
@@ -349,8 +365,8 @@ DEVICE void finish_tiles(
 }
 
 // `count` tiles of the stream from `at` on, at most `most`, times the vectors x in shared memory; `at` moves on behind
-// them. Units are dealt out to the warps, and each warp's part of x is there when it comes. `beside()` is called while the
-// first products are under way, and `met()` when all warps have been there. Then `done(tile, sequence, row, y)`, which says
+// them. Units are dealt out to the warps, and each warp's part of x is there when it comes. `beside(step)` is called for each of BESIDE_STEPS while
+// the first products are under way, and `met()` when all warps have been there. Then `done(tile, sequence, row, y)`, which says
 // what is to be sent, is called by one of the first `groups` groups for each tile and sequence, with row = lane % 16, and by
 // other threads of its warp with tile = `count`. `mark` hears of places. What is a batch of one segment the caller has
 // waited for.
@@ -376,7 +392,7 @@ DEVICE void multiply(
   };
   if (one_segment && !small)
     load(T::units >= WARPS || warp() < T::units ? warp() : 0, (T::units - warp() + WARPS - 1) / WARPS);
-  if (count && !(small && all)) beside();
+  if (count && !(small && all)) all_steps(beside);
   NO_UNROLL
   for (int first = 0; first < count; first += small ? count : at_once) {
     const int tiles = small || count - first < at_once ? count - first : at_once;
@@ -396,16 +412,19 @@ DEVICE void multiply(
         mark(3);
         if (all || num) {
           if (!one_tile && (small || !one_segment)) load(my, num);
-          if (small && all) beside();
           mark(4);
           if constexpr (one_tile) {
+            if (small && all) all_steps(beside);
             multiply_units<bits, inputs, unit_inputs>(ring, x, begin, my, num, mine);
           } else {
             u32 unit[each];
             UNROLL
             for (int u = 0; u < each; ++u)
               unit[u] = begin + (u32)((my - start + (u < num ? u : 0) * WARPS) * n) * T::unit_bytes;
-            multiply_tiles<bits, inputs, unit_inputs, most>(ring, v, unit, n, num, mine, start > 0);
+            const auto besides = [&](int k) {
+              if (small && all) beside(k);
+            };
+            multiply_tiles<bits, inputs, unit_inputs, most>(ring, v, unit, n, num, mine, start > 0, besides);
           }
         }
         mark(5);

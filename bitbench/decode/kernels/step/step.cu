@@ -141,17 +141,21 @@ struct Residual {
         }
   }
 
-  // Its squares' sum over the warp's part, where `mean_square` finds it; one lane of each column writes it.
-  DEVICE void square(float (&to)[8][8]) const {
-    float sum = 0;
-    UNROLL
-    for (int i = 0; i < EACH; ++i)
+  // The sum of its squares over the warp's part, for `reciprocal_rms`, in BESIDE_STEPS steps; one lane of each column
+  // writes it.
+  DEVICE void square(int step, float& sum, float (&to)[8][8]) const {
+    if (step == 0) {
+      sum = 0;
       UNROLL
-      for (int j = 0; j < NEIGHBOURS; ++j) sum = fmaf(at[i][j], at[i][j], sum);
-    sum += from_lane(sum, 1), sum += from_lane(sum, 2);
-    UNROLL
-    for (int d = 4 * COLUMNS; d < 32; d *= 2) sum += from_lane(sum, d);
-    if (lane() % 4 == 0 && lane() < 4 * COLUMNS) to[column()][warp()] = sum;
+      for (int i = 0; i < EACH; ++i)
+        UNROLL
+        for (int j = 0; j < NEIGHBOURS; ++j) sum = fmaf(at[i][j], at[i][j], sum);
+    } else if (step < 6) {
+      const int flip = 1 << (step - 1);
+      if (flip < 4 || flip >= 4 * COLUMNS) sum += from_lane(sum, flip);
+    } else if (step == 6) {
+      if (lane() % 4 == 0 && lane() < 4 * COLUMNS) to[column()][warp()] = sum;
+    }
   }
 };
 
@@ -382,8 +386,9 @@ DEVICE u64 product(
   stamp(s, layer, which, 2);
   const auto mark = [&](int place) { stamp(s, layer, which, place); };
   auto& squares = m.squares[which == GATE_UP ? 1 + layer % 2 : 0];
-  const auto beside = [&] {
-    if constexpr (P::norm) r.square(squares);
+  float sum;
+  const auto beside = [&](int step) {
+    if constexpr (P::norm) r.square(step, sum, squares);
   };
   float wanted = 1, scale = 1;  // what the results of this thread's sequence lack
   const auto met = [&] {
@@ -456,7 +461,8 @@ DEVICE void begin(const Step& s, const int (&token)[SEQUENCES], Residual& r, Sha
       const u32 place = Hidden::first() + Hidden::distance(i) + j;
       if (Hidden::has(i)) embedded(s, mine, place / 2, r.at[i][j], r.at[i][j + 1]);
     }
-  r.square(m.squares[2]);
+  float sum;
+  all_steps([&](int step) { r.square(step, sum, m.squares[2]); });
   block_sync();
   r.set_guess(reciprocal_rms(m.squares[2]));
 }
