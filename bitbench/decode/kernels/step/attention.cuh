@@ -33,12 +33,6 @@ struct AttentionScratch {
   };
 };
 
-DEVICE float warp_sum(float v) {
-  UNROLL
-  for (int d = 16; d; d /= 2) v += from_lane(v, d);
-  return v;
-}
-
 // Into how many parts a context is cut. One up to two rounds of a block: joining parts costs a phase of its own.
 DEVICE int num_splits(int length) {
   const int round = CHUNK * WARPS, wanted = (length + round - 1) / round;
@@ -56,7 +50,7 @@ struct Part {
   bool append;
 };
 
-// Where dimension d of a query lies: of every eight the third pair comes before the second.
+// Where an even dimension d of a query and the next lie: of every eight the third pair comes before the second.
 DEVICE int query_place(int d) { return (d & ~6) | (d & 2) << 1 | (d & 4) >> 1; }
 
 // Positions of one of so many parts in the cache: from `begin` to `end`, exclusive. The newest is not there yet; it belongs
@@ -87,75 +81,67 @@ DEVICE void fetch_ahead(const Step& s, int layer, const Part& part, int position
 }
 
 // The query heads of a key head, its new key and its new value, from packets: norms (where the model has them),
-// rotation, 16 bits. A warp a head; `append` writes key and value into the cache.
+// rotation, 16 bits. A lane has two neighbouring dimensions of a head and the two that turn with them. `append` writes key
+// and value into the cache.
 DEVICE void receive_heads(
     const Step& s, int layer, const Part& part, int position, u32 tag, bool append, AttentionScratch& a) {
   const int kv = part.kv;
-  constexpr int turn = HEAD_DIM / 2, each = turn / 32;
-  float cosine[each], sine[each];
-  UNROLL
-  for (int j = 0; j < each; ++j) {
-    cosine[j] = load_constant(s.cos_sin + position * turn + lane() + 32 * j);
-    sine[j] = load_constant(s.cos_sin + (s.context + position) * turn + lane() + 32 * j);
-  }
-  constexpr int rounds = (GROUP_HEADS + 2 + WARPS - 1) / WARPS;
-  const u64* from = s.qkv + part.sequence * QKV_SIZE;
-  u64 packets[rounds * each * 2][1];
+  constexpr int turn = HEAD_DIM / 2, lanes = turn / 2, at_once = WARPS * 32 / lanes;
+  constexpr int rounds = (GROUP_HEADS + 2 + at_once - 1) / at_once;
+  const int d = thread() % lanes * 2;
+  const u64 cosines = load_constant((const u64*)(s.cos_sin + position * turn + d));
+  const u64 sines = load_constant((const u64*)(s.cos_sin + (s.context + position) * turn + d));
+  const u64* from = s.qkv + part.sequence * QKV_SIZE + d;
+  u64 packets[rounds * 2][2];
   poll<Packets>(packets, tag, [&](int k) {
-    const int h = warp() + k / 2 / each * WARPS;
+    const int h = thread() / lanes + k / 2 * at_once;
     const int row = h < GROUP_HEADS ? (kv * GROUP_HEADS + h) * HEAD_DIM
                                     : Q_SIZE + (h - GROUP_HEADS) * KV_SIZE + kv * HEAD_DIM;
-    return h < GROUP_HEADS + 2 ? from + row + k % 2 * turn + lane() + 32 * (k / 2 % each) : 0;
+    return h < GROUP_HEADS + 2 ? from + row + k % 2 * turn : 0;
   });
   UNROLL
   for (int round = 0; round < rounds; ++round) {
-    const int h = warp() + round * WARPS;
-    if (h >= GROUP_HEADS + 2) continue;
-    float x[each], y[each];
+    const int h = thread() / lanes + round * at_once;
+    float x[2], y[2];
     UNROLL
-    for (int j = 0; j < each; ++j) {
-      const auto* both = packets + 2 * (round * each + j);
-      x[j] = as_float((u32)both[0][0]), y[j] = as_float((u32)both[1][0]);
-    }
+    for (int j = 0; j < 2; ++j)
+      x[j] = as_float((u32)packets[2 * round][j]), y[j] = as_float((u32)packets[2 * round + 1][j]);
 #if QK_NORM
+    float squares = 0;
+    UNROLL
+    for (int j = 0; j < 2; ++j) squares += x[j] * x[j] + y[j] * y[j];
+    UNROLL
+    for (int flip = lanes / 2; flip; flip /= 2) squares += from_lane(squares, flip);
     if (h <= GROUP_HEADS) {
-      float squares = 0;
-      UNROLL
-      for (int j = 0; j < each; ++j) squares += x[j] * x[j] + y[j] * y[j];
-      const float scale = reciprocal_root(warp_sum(squares) * (1.0f / HEAD_DIM) + (float)EPS);
-      const u16* weight = s.qk_norms + (2 * layer + (h == GROUP_HEADS)) * HEAD_DIM;
-      UNROLL
-      for (int j = 0; j < each; ++j) {
-        x[j] *= scale * low(load_constant(weight + lane() + 32 * j));
-        y[j] *= scale * low(load_constant(weight + turn + lane() + 32 * j));
-      }
+      const float scale = reciprocal_root(squares * (1.0f / HEAD_DIM) + (float)EPS);
+      const u16* weights = s.qk_norms + (2 * layer + (h == GROUP_HEADS)) * HEAD_DIM + d;
+      const u32 v = load_constant((const u32*)weights), w = load_constant((const u32*)(weights + turn));
+      x[0] *= scale * low(v), x[1] *= scale * high(v), y[0] *= scale * low(w), y[1] *= scale * high(w);
     }
 #endif
-    UNROLL
-    for (int j = 0; j < each; ++j) {
-      const int d = lane() + 32 * j;
-      float turned = x[j], other = y[j];
-      if (h <= GROUP_HEADS) {
-        turned = x[j] * cosine[j] - y[j] * sine[j];
-        other = y[j] * cosine[j] + x[j] * sine[j];
+    if (h >= GROUP_HEADS + 2) continue;
+    if (h <= GROUP_HEADS) {
+      UNROLL
+      for (int j = 0; j < 2; ++j) {
+        const float cosine = as_float((u32)(cosines >> 32 * j)), sine = as_float((u32)(sines >> 32 * j)), before = x[j];
+        x[j] = before * cosine - y[j] * sine, y[j] = y[j] * cosine + before * sine;
       }
-      if (h < GROUP_HEADS) {
-        const float scale = LOG2_E * (HEAD_DIM == 64 ? 0.125f : 0.08838834764831845f);  // HEAD_DIM^-1/2
-        turned *= scale, other *= scale;
-      }
-      const u32 both = pack(turned, other);
-      u16* to = h < GROUP_HEADS ? a.query[h] : h == GROUP_HEADS ? a.key : a.value;
-      const int place = h < GROUP_HEADS ? query_place(d) : d;
-      to[place] = (u16)both, to[place + turn] = (u16)(both >> 16);
-      if (!append || h < GROUP_HEADS) continue;
-      const u64 head = head_of(layer, part.sequence, kv);
-      if (h == GROUP_HEADS) {
-        u16* cache = s.keys + (head * s.context + position) * HEAD_DIM;
-        cache[d] = (u16)both, cache[d + turn] = (u16)(both >> 16);
-      } else {
-        u16* cache = s.values + head * HEAD_DIM * s.context + position;
-        cache[(u64)d * s.context] = (u16)both, cache[(u64)(d + turn) * s.context] = (u16)(both >> 16);
-      }
+    }
+    // HEAD_DIM^-1/2
+    const float scale = h < GROUP_HEADS ? LOG2_E * (HEAD_DIM == 64 ? 0.125f : 0.08838834764831845f) : 1.0f;
+    const u32 first = pack(x[0] * scale, x[1] * scale), second = pack(y[0] * scale, y[1] * scale);
+    u16* to = h < GROUP_HEADS ? a.query[h] + query_place(d) : (h == GROUP_HEADS ? a.key : a.value) + d;
+    *(u32*)to = first, *(u32*)(to + turn) = second;
+    if (!append || h < GROUP_HEADS) continue;
+    const u64 head = head_of(layer, part.sequence, kv);
+    if (h == GROUP_HEADS) {
+      u16* cache = s.keys + (head * s.context + position) * HEAD_DIM + d;
+      *(u32*)cache = first, *(u32*)(cache + turn) = second;
+    } else {
+      u16* cache = s.values + (head * HEAD_DIM + d) * s.context + position;
+      cache[0] = (u16)first, cache[s.context] = (u16)(first >> 16);
+      cache += (u64)turn * s.context;
+      cache[0] = (u16)second, cache[s.context] = (u16)(second >> 16);
     }
   }
 }
@@ -198,7 +184,7 @@ DEVICE void multiply_query(float (&first)[4], float (&second)[4], const Words& q
 // Where four dimensions from d on of a head, counted over all sequences, are sent: to their part of o.
 DEVICE u64* attended(const Step& s, int head, int d) {
   const int sequence = head / HEADS, from = head % HEADS * HEAD_DIM + d, part = from / O_INPUTS;
-  return s.attended + part * SEQUENCES * (O_INPUTS / 4) + quad_place(sequence, from % O_INPUTS / 4);
+  return quad_of(s.attended, part, O_INPUTS, sequence, from % O_INPUTS / 4);
 }
 
 // One key head over its part of the positions, the last of which may be the new one. Where the context is whole, the

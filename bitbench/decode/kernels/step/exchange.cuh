@@ -81,6 +81,10 @@ DEVICE float marked(float y, u32 tag) {
 // Where quad i of a sequence's vector lies among those of all sequences: 32 numbers of each and then the next 32, as a warp
 // asks for them.
 DEVICE int quad_place(int sequence, int i) { return (i / 8 * SEQUENCES + sequence) * 8 + i % 8; }
+// Quad i of a sequence's vector of so many numbers, of one of the parts that lie one after another in a buffer.
+DEVICE u64* quad_of(u64* buffer, int part, int inputs, int sequence, int i) {
+  return buffer + part * SEQUENCES * (inputs / 4) + quad_place(sequence, i);
+}
 
 // The first pair is of `marked` and its neighbour. A number too small to be marked is, too.
 DEVICE u64 quad(u32 first, u32 second, u32 tag) { return (u64)second << 32 | (first & ~1u) | (tag & 1); }

@@ -350,8 +350,7 @@ DEVICE void vector_of(const Step& s, Residual& r, Shared& m, int layer, int spli
     if (which == O && attends_itself(splits)) return stamp(s, layer, which, 1);
     using Own = Portion<P::inputs, P::unit>;
     const int part = first / (HIDDEN / 16);
-    const u64* from = (which == O ? s.attended : s.inner) + part * SEQUENCES * (P::inputs / 4);
-    from += quad_place(column(), (u32)Own::first() / 4);
+    const u64* from = quad_of(which == O ? s.attended : s.inner, part, P::inputs, column(), (u32)Own::first() / 4);
     u64 mine[Own::each][2];
     poll<Quads>(mine, tag, [&](int k) { return from + SEQUENCES * Own::distance(k) / 4; }, Own::has);
     keep<Own>(mine, m.x, vector_words(P::inputs));
@@ -406,8 +405,7 @@ DEVICE u64 product(
           // Rows 0 to 7 of a tile are of gate, 8 to 15 the same of up.
           const float up = from_lane(y, 8), inner = divide_fast(y, 1.0f + exp2_fast(-LOG2_E * y)) * up;
           const int at = (first + tile) * 2, part = at / (DOWN_INPUTS / 4);  // in quads
-          u64* to = s.inner + part * SEQUENCES * (DOWN_INPUTS / 4);
-          to += quad_place(sequence, at - part * (DOWN_INPUTS / 4) + row / 4);
+          u64* to = quad_of(s.inner, part, DOWN_INPUTS, sequence, at - part * (DOWN_INPUTS / 4) + row / 4);
           return quad_of_four(to, inner, tag, whole && row < 8);
         } else if constexpr (which == HEAD) {
           const int of_all = (first + tile) * 16 + row;
@@ -420,8 +418,8 @@ DEVICE u64 product(
           return packet(whole ? s.qkv + sequence * QKV_SIZE + (first + tile) * 16 + row : 0, y, tag);
         } else {
           const int part = first / (HIDDEN / 16), at = 4 * (first + tile) - part * (HIDDEN / 4) + row / 4;
-          u64* to = (which == O ? s.from_o : s.from_down) + part * SEQUENCES * (HIDDEN / 4);
-          return quad_of_four(to + quad_place(sequence, at), y, tag, whole);
+          u64* to = quad_of(which == O ? s.from_o : s.from_down, part, HIDDEN, sequence, at);
+          return quad_of_four(to, y, tag, whole);
         }
       });
   stamp(s, layer, which, 8);
