@@ -24,7 +24,7 @@ _MOST_ATTENDING, _MOST_O_PARTS = 8, 4
 # Granules under way at a time, while a block waits for others and while it multiplies, by the bytes of a layer that it
 # multiplies: what blocks exchange queues up behind more, and with less the memory idles. Measured on an H200 at 57,
 # 113, 226, 890 and 3,530 KB (docs/log.md). Where both are the same, blocks need not tell what they do.
-_IN_FLIGHT = ((2_000_000, 4, 8), (500_000, 2, 8), (150_000, 2, 5), (100_000, 2, 2), (0, 1, 1))
+_IN_FLIGHT = ((2_000_000, 4, 8), (500_000, 1, 8), (150_000, 2, 5), (100_000, 1, 2), (0, 1, 1))
 
 
 def check(config: DecoderConfig, capability: tuple[int, int], batch_size: int = 1) -> None:
@@ -133,6 +133,7 @@ def _beside_ring(config: DecoderConfig, num_blocks: int, o_parts: int, num_warps
     group, head_dim = config.num_heads // config.num_kv_heads, config.head_dim
     joined = 4 * 4 * 18  # a warp's part of what joins the parts of a long context
     attention = 16 * (head_dim + 32) + 4 * head_dim + 32 + num_warps * (64 + max(4 * group * (head_dim + 8), joined))
-    vectors = num_sequences * (2 * _inputs(config, num_blocks, o_parts) + 64)
+    inputs = _inputs(config, num_blocks, o_parts)
+    vectors = num_sequences * (2 * inputs + 64) + 8 * -(-inputs // 64)
     squares = 3 * 8 * 8 * 4
     return 2 * 8 * 32 + 16 * num_warps + squares + vectors + max(partial, attention) + 384

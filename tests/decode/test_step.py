@@ -30,12 +30,12 @@ MODELS = {
 needs_compiler = pytest.mark.skipif(not COMPILER, reason="needs a C++ compiler")
 
 
-def model(tmp_path, name, method):
+def model(tmp_path, name, method, group_size=64):
     kind, config = MODELS[name]
     folder = write_tiny(tmp_path / "m", kind, **config)
     if method.startswith("awq"):
         source_folder, folder = folder, tmp_path / "awq"
-        write_awq(folder, source_folder, group_size=64)
+        write_awq(folder, source_folder, group_size=group_size)
     return load(folder, method)
 
 
@@ -81,6 +81,17 @@ def test_a_batch_is_decoded_as_each_of_its_sequences(tmp_path, name, method, o_p
             errors.append(error)
             allowed.append(plain)
     assert sum(errors) <= 1.1**2 * sum(allowed)
+
+
+@needs_compiler
+@torch.inference_mode()
+@pytest.mark.parametrize(("method", "o_parts"), [("awq-int4", 1), ("awq-int4-head8", 2), ("int8-wo", 1)])
+def test_units_of_128_are_in_planes_however_many_there_are(tmp_path, method, o_parts):
+    """More of them than warps, in one segment and in several."""
+    decoder = model(tmp_path, "wide", method, group_size=128)
+    kernel = emulated(decoder, 256, tmp_path, num_blocks=7, o_parts=o_parts)
+    steps = list(stepped(kernel, decoder.in_float32(), decoder, prompt_ids(40), 2))
+    assert sum(error for _, error, _ in steps) <= 1.1**2 * sum(plain for _, _, plain in steps)
 
 
 @needs_compiler
@@ -224,7 +235,7 @@ def test_shared_memory_and_blocks_suit_the_model(tmp_path):
 
 @pytest.mark.parametrize(
     ("hidden", "inter", "bytes_each", "granules"),
-    [(64, 128, 2, (1, 1)), (896, 4864, 1, (2, 2)), (896, 4864, 2, (2, 5)), (3584, 18944, 2, (4, 8))],
+    [(64, 128, 2, (1, 1)), (896, 4864, 1, (1, 2)), (896, 4864, 2, (2, 5)), (3584, 18944, 2, (4, 8))],
 )
 def test_larger_layers_have_more_under_way(hidden, inter, bytes_each, granules):
     def matrix(rows, columns):

@@ -104,6 +104,13 @@ inline u32 pick_bytes(u32 a, u32 b, u32 selector) {
   return v;
 }
 inline u32 or_differing(u32 a, u32 b, u32 c) { return a | (b ^ c); }
+inline float magnitude(float x) { return fabsf(x); }
+inline float larger(float x, float y) { return x > y || x != x ? x : y; }
+inline int sum_of_bytes(u32 v) {
+  int sum = 0;
+  for (int i = 0; i < 4; ++i) sum += (signed char)(v >> 8 * i);
+  return sum;
+}
 inline float exp2_fast(float x) { return exp2f(x); }
 inline float reciprocal_root(float x) { return 1.0f / sqrtf(x); }
 inline u64 nanoseconds() { return rounds; }
@@ -156,6 +163,33 @@ inline void mma(float (&c)[4], u32 a0, u32 a1, u32 a2, u32 a3, u32 b0, u32 b1) {
     }
   }
   warp_sync();
+}
+
+inline void mma(int (&c)[4], u32 a0, u32 a1, u32 a2, u32 a3, u32 b0, u32 b1) {
+  Warp& w = my_warp();
+  const u32 mine[6] = {a0, a1, a2, a3, b0, b1};
+  memcpy(w.operand[lane()], mine, sizeof mine);
+  warp_sync();
+  for (int i = 0; i < 4; ++i) {
+    const int row = lane() / 4 + i / 2 * 8, column = lane() % 4 * 2 + i % 2;
+    for (int k = 0; k < 32; ++k) {
+      const u32 a = w.operand[row % 8 * 4 + k % 16 / 4][row / 8 + k / 16 * 2];
+      const u32 b = w.operand[column * 4 + k % 16 / 4][4 + k / 16];
+      c[i] += (int)(a >> 8 * (k % 4) & 255) * (int)(signed char)(b >> 8 * (k % 4));
+    }
+  }
+  warp_sync();
+}
+
+template <class T, class Join> T of_warp(T v, Join join) {
+  for (int flip = 1; flip < 32; flip *= 2) v = join(v, from_lane(v, flip));
+  return v;
+}
+inline u32 warp_most(u32 v) {
+  return of_warp(v, [](u32 a, u32 b) { return a > b ? a : b; });
+}
+inline int warp_total(int v) {
+  return of_warp(v, [](int a, int b) { return a + b; });
 }
 
 struct Mbarrier {

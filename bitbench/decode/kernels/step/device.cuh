@@ -44,6 +44,14 @@ DEVICE u32 opaque_zero() {
   asm volatile("mov.b32 %0, 0;" : "=r"(v));
   return v;
 }
+DEVICE float magnitude(float x) { return fabsf(x); }
+DEVICE float larger(float x, float y) {  // not a number where one is none
+  float v;
+  asm("max.NaN.f32 %0, %1, %2;" : "=f"(v) : "f"(x), "f"(y));
+  return v;
+}
+// Of four signed bytes.
+DEVICE int sum_of_bytes(u32 v) { return __dp4a((int)v, 0x01010101, 0); }
 DEVICE float exp2_fast(float x) {
   float y;
   asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
@@ -105,10 +113,20 @@ DEVICE void mma(float (&c)[4], u32 a0, u32 a1, u32 a2, u32 a3, u32 b0, u32 b1) {
       : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
 }
 
+// c += A B on integers: A 16 x 32 of unsigned bytes, B 32 x 8 of signed ones (PTX ISA, mma.m16n8k32). a = A[g][4t..4t+3],
+// A[g+8][the same], A[g][16+4t..], A[g+8][the same]; b = B[4t..4t+3][g], B[16+4t..][g]; c as above.
+DEVICE void mma(int (&c)[4], u32 a0, u32 a1, u32 a2, u32 a3, u32 b0, u32 b1) {
+  asm("mma.sync.aligned.m16n8k32.row.col.s32.u8.s8.s32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+      : "+r"(c[0]), "+r"(c[1]), "+r"(c[2]), "+r"(c[3])
+      : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
+}
+
 // ---- within a block -----------------------------------------------------------------------------------------------
 
 template <class T> DEVICE T from_lane(T v, int flip) { return __shfl_xor_sync(~0u, v, flip); }
 DEVICE float of_lane(float v, int lane) { return __shfl_sync(~0u, v, lane); }
+DEVICE u32 warp_most(u32 v) { return __reduce_max_sync(~0u, v); }
+DEVICE int warp_total(int v) { return __reduce_add_sync(~0u, v); }
 DEVICE void warp_sync() { __syncwarp(); }
 DEVICE void block_sync_all() { __syncthreads(); }
 // The warps that multiply, without the producer.

@@ -7,9 +7,10 @@
 // first is used, and what is done costs as much as for eight.
 //
 // Weights of 8 and 4 bits become float16 by a mask: bits in the lowest places of an otherwise empty half are a subnormal
-// number, q 2^-24, or q 2^-20 four places higher, exact, and tensor cores take subnormal numbers as they are. What must be
-// subtracted for the zero point is a multiple of the vector's sum over the unit, found by a product with ones beside the
-// others. Sums are float32.
+// number, q 2^-24, or q 2^-20 four places higher, exact, and tensor cores take subnormal numbers as they are. Where a block
+// has some tiles and there is one sequence they are multiplied as integers instead, bytes as they are or one mask for eight
+// numbers, and the vector is in planes (planes.cuh): half the products and a fifth of the masks. What must be subtracted for
+// the zero point is a multiple of the vector's sum over the unit. Sums are float32, or exact within a unit.
 
 #define ROWS 16
 #define TILES 8  // at most so many tiles are multiplied between two synchronisations
@@ -52,6 +53,9 @@ struct Tile {
   // Of `most` tiles at most: whether all are multiplied at once, and whether a part of the vector is used only once then.
   template <int most> static constexpr bool together = each == 1 && bits < 16 && most <= 5;
   template <int most> static constexpr bool once = together<most> || most == 1;
+  // Whether a block has one batch of one segment at most, and whether all its warps have units then.
+  template <int most, int batch> static constexpr bool small = units <= segment && most <= batch;
+  template <int most, int batch> static constexpr bool small_for_all = small<most, batch> && units >= WARPS;
   static_assert(inputs % unit_inputs == 0 && unit_inputs % (bits == 4 ? 64 : 32) == 0, "inputs must be whole units");
   static_assert(unit_bytes <= TAIL, "a unit that the ring's end cuts is read from its tail");
   static_assert(segment * unit_bytes + 2 * GRANULE <= RING, "what is read at once must fit in the ring");
@@ -63,48 +67,81 @@ DEVICE void add_sums(u32 x, u32 y, float (&sum)[4]) {
   mma(sum, one, one, one, one, x, y);
 }
 
+// What a product multiplies by, in shared memory.
+struct Vector {
+  const u32* at;
+  const Fixed* fixed;  // where it is in planes
+};
+
 // A unit's part of the vector as right operands, for any tile: of each lane's eight inputs the first four are one
 // product's. Columns without a sequence are 0.
-template <int bits, int unit_inputs>
+template <int bits, int inputs, int unit_inputs, bool planes>
 struct VectorPart {
+  using Number = float;
   static constexpr int pieces = (unit_inputs + 127) / 128;
   Words at[unit_inputs / 32];
   u64 own[pieces];  // for one sequence: this lane's four of 128 inputs, for their sum
   float sum[4];     // of the inputs, by columns
 
   // Without the sums where the vector is used only once: they are found beside its products then.
-  DEVICE void load(const u32* x, int row, bool with_sums) {
+  DEVICE void load(const Vector& x, int unit, bool with_sums) {
+    const u32* from = x.at + unit * (unit_inputs / 2);
+    UNROLL
+    for (int i = 0; i < pieces && SEQUENCES == 1 && bits < 16; ++i)
+      own[i] = 128 * i + 4 * lane() < unit_inputs ? *(const u64*)(from + 64 * i + 2 * lane()) : 0;
+    from += lane() / 4 * vector_words(inputs) + 4 * (lane() % 4);
     UNROLL
     for (int i = 0; i < unit_inputs / 32; ++i) {
       at[i] = {0, 0, 0, 0};
-      if (lane() / 4 < SEQUENCES) at[i] = *(const Words*)(x + lane() / 4 * row + 16 * i + 4 * (lane() % 4));
+      if (lane() / 4 < SEQUENCES) at[i] = *(const Words*)(from + 16 * i);
     }
     UNROLL
     for (int k = 0; k < 4; ++k) sum[k] = 0;
-    UNROLL
-    for (int i = 0; i < pieces && SEQUENCES == 1 && bits < 16; ++i)
-      own[i] = 128 * i + 4 * lane() < unit_inputs ? *(const u64*)(x + 64 * i + 2 * lane()) : 0;
-    if (!with_sums || bits == 16) return;
+    if (!with_sums) return;
     begin_sums();
     UNROLL
-    for (int i = 0; i < unit_inputs / 32; ++i) add_chunk(i);
+    for (int i = 0; i < unit_inputs / 32; ++i) sum_chunk(i);
     end_sums();
   }
 
-  // The sums: of one sequence each column is a piece of the vector, so that one product adds up 128 inputs; of more, each
-  // chunk of 32 takes two.
+  // Of one sequence each column is a piece of the vector, so that one product adds up 128 inputs; of more, each chunk of 32
+  // takes two.
   DEVICE void begin_sums() {
     UNROLL
-    for (int i = 0; i < pieces && SEQUENCES == 1; ++i) add_sums((u32)own[i], (u32)(own[i] >> 32), sum);
+    for (int i = 0; i < pieces && SEQUENCES == 1 && bits < 16; ++i) add_sums((u32)own[i], (u32)(own[i] >> 32), sum);
   }
-  DEVICE void add_chunk(int i) {
-    if (SEQUENCES > 1) add_sums(at[i].x, at[i].y, sum), add_sums(at[i].z, at[i].w, sum);
+  DEVICE void sum_chunk(int i) {
+    if (SEQUENCES > 1 && bits < 16) add_sums(at[i].x, at[i].y, sum), add_sums(at[i].z, at[i].w, sum);
   }
   DEVICE void end_sums() {
-    if (SEQUENCES > 1) return;
+    if (SEQUENCES > 1 || bits == 16) return;
     sum[0] += sum[1];
     sum[0] += from_lane(sum[0], 1), sum[0] += from_lane(sum[0], 2);
   }
+};
+
+// In planes: the first column is the high one, the second the low one.
+template <int bits, int inputs, int unit_inputs>
+struct VectorPart<bits, inputs, unit_inputs, true> {
+  using Number = int;
+  Words at[unit_inputs / 64];  // of two chunks
+  const Fixed* from;
+  Fixed fixed;
+
+  DEVICE void load(const Vector& x, int unit, bool with_sums) {
+    const u8* bytes = (const u8*)(x.at + unit * (unit_inputs / 2));
+    bytes += lane() / 4 * unit_inputs + lane() % 4 * (unit_inputs / 4);
+    UNROLL
+    for (int i = 0; i < unit_inputs / 64; ++i) {
+      at[i] = {0, 0, 0, 0};
+      if (lane() < 8) at[i] = *(const Words*)(bytes + 16 * i);
+    }
+    from = x.fixed + unit;
+    if (with_sums) end_sums();
+  }
+  DEVICE void begin_sums() {}
+  DEVICE void sum_chunk(int) {}
+  DEVICE void end_sums() { fixed = *from; }
 };
 
 // A tile's unit as this lane has it.
@@ -121,7 +158,25 @@ struct TilePart {
   }
 
   // Adds the products of chunk i of 32 inputs to two independent sums.
-  DEVICE void multiply(int i, const Words& x, float (&a)[4], float (&b)[4]) const {
+  template <int inputs>
+  DEVICE void multiply(
+      int i, const VectorPart<bits, inputs, unit_inputs, true>& v, int (&a)[4], int (&b)[4]) const {
+    const Words& x = v.at[i / 2];
+    if constexpr (bits == 8) {
+      const Words& q = at[i];  // bytes q + 128: 8 of row g, 8 of row g + 8
+      if (i % 2) mma(b, q.x, q.z, q.y, q.w, x.z, x.w);
+      else mma(a, q.x, q.z, q.y, q.w, x.x, x.y);
+    } else if (i % 2 == 0) {
+      const Words& q = at[i / 2];  // rows g and g + 8 of this chunk and of the next; 16 times what is in high nibbles
+      constexpr u32 l = 0x0f0f0f0fu, h = 0xf0f0f0f0u;
+      mma(a, q.x & l, q.y & l, q.z & l, q.w & l, x.x, x.y);
+      mma(b, q.x & h, q.y & h, q.z & h, q.w & h, x.z, x.w);
+    }
+  }
+  template <int inputs>
+  DEVICE void multiply(
+      int i, const VectorPart<bits, inputs, unit_inputs, false>& v, float (&a)[4], float (&b)[4]) const {
+    const Words& x = v.at[i];
     if constexpr (bits == 16) {
       const Words &p = at[2 * i], &q = at[2 * i + 1];
       mma(a, p.x, p.y, p.z, p.w, x.x, x.y);
@@ -141,10 +196,21 @@ struct TilePart {
     }
   }
 
-  // What the sums mean for row g (0) or g + 8 (1) and column 2t or 2t + 1, `sum` being that of the column's inputs:
-  // without the row's scale for 8 bits.
-  DEVICE float result(int row, int column, const float (&a)[4], const float (&b)[4], float sum) const {
-    const float p = a[2 * row + column], q = b[2 * row + column];
+  // What the sums mean for row g (0) or g + 8 (1) and column 2t or 2t + 1: without the row's scale for 8 bits.
+  template <int inputs>
+  DEVICE float result(
+      int row, int, const int (&a)[4], const int (&b)[4], const VectorPart<bits, inputs, unit_inputs, true>& x) const {
+    const int p = 256 * a[2 * row] + a[2 * row + 1], q = 256 * b[2 * row] + b[2 * row + 1];
+    const float scale = x.fixed.scale, sum = x.fixed.sum;
+    if constexpr (bits == 8) return scale * fmaf(-128.0f, sum, (float)(p + q));
+    const u32 pair = (u32)(ends >> 32 * row);  // scale, zero point
+    return low(pair) * scale * fmaf(-high(pair), sum, (float)(p + (q >> 4)));
+  }
+  template <int inputs>
+  DEVICE float result(
+      int row, int column, const float (&a)[4], const float (&b)[4],
+      const VectorPart<bits, inputs, unit_inputs, false>& x) const {
+    const float p = a[2 * row + column], q = b[2 * row + column], sum = x.sum[column];
     if constexpr (bits == 16) return p + q;
     if constexpr (bits == 8) return fmaf(p + q, 0x1p24f, -128.0f * sum);
     const u32 pair = (u32)(ends >> 32 * row);  // scale, zero point
@@ -166,26 +232,27 @@ DEVICE void all_steps(Beside beside) {
 // `units` units of `tiles` tiles, all at once so that one's latencies hide behind the others': y[tile] are the sums of
 // rows g and g + 8 in the lane's columns over the first `num` units. `once`: x is used only here, and its sums are found
 // here too. `beside(step)` is called for all BESIDE_STEPS.
-template <int bits, int unit_inputs, int units, int tiles, class Beside>
+template <int bits, int unit_inputs, int units, int tiles, class Part, class Beside>
 DEVICE void multiply_at_once(
-    const Ring& ring, const u32 (&offset)[units][tiles], VectorPart<bits, unit_inputs> (&x)[units], bool once, int num,
+    const Ring& ring, const u32 (&place)[units][tiles], Part (&x)[units], bool once, int num,
     float (&y)[tiles][2][LANE_COLUMNS], Beside beside) {
+  using Number = typename Part::Number;
   // A product takes four times as long until it is there as until the next can begin, so a single tile's are two chains.
   constexpr int chains = units * tiles == 1 && unit_inputs >= 64 ? 2 : 1;
   TilePart<bits, unit_inputs> w[units][tiles];
-  float a[units][tiles][chains][4], b[units][tiles][chains][4];
+  Number a[units][tiles][chains][4], b[units][tiles][chains][4];
   UNROLL
   for (int u = 0; u < units; ++u)
     UNROLL
     for (int t = 0; t < tiles; ++t) {
-      w[u][t].load(ring.at(offset[u][t]));
+      w[u][t].load(ring.bytes + place[u][t]);
       UNROLL
       for (int c = 0; c < chains; ++c)
         UNROLL
         for (int k = 0; k < 4; ++k) a[u][t][c][k] = b[u][t][c][k] = 0;
     }
   UNROLL
-  for (int u = 0; u < units && bits < 16 && once; ++u) x[u].begin_sums();
+  for (int u = 0; u < units && once; ++u) x[u].begin_sums();
   UNROLL
   for (int i = 0; i < unit_inputs / 32; ++i) {
     constexpr int steps = (BESIDE_STEPS * 32 + unit_inputs - 1) / unit_inputs;
@@ -194,17 +261,16 @@ DEVICE void multiply_at_once(
     UNROLL
     for (int u = 0; u < units; ++u) {
       UNROLL
-      for (int t = 0; t < tiles; ++t) w[u][t].multiply(i, x[u].at[i], a[u][t][i % chains], b[u][t][i % chains]);
-      if (bits < 16 && once) x[u].add_chunk(i);
+      for (int t = 0; t < tiles; ++t) w[u][t].multiply(i, x[u], a[u][t][i % chains], b[u][t][i % chains]);
+      if (once) x[u].sum_chunk(i);
     }
   }
   UNROLL
-  for (int u = 0; u < units; ++u) {
-    if (bits < 16 && once) x[u].end_sums();
-    UNROLL
-    for (int t = 0; t < tiles && chains > 1; ++t)
-      UNROLL
-      for (int k = 0; k < 4; ++k) a[u][t][0][k] += a[u][t][chains - 1][k], b[u][t][0][k] += b[u][t][chains - 1][k];
+  for (int u = 0; u < units && once; ++u) x[u].end_sums();
+  UNROLL
+  for (int k = 0; k < 4 && chains > 1; ++k) {
+    a[0][0][0][k] += a[0][0][chains - 1][k];
+    b[0][0][0][k] += b[0][0][chains - 1][k];
   }
   UNROLL
   for (int t = 0; t < tiles; ++t)
@@ -215,7 +281,7 @@ DEVICE void multiply_at_once(
         y[t][row][c] = 0;
         UNROLL
         for (int u = 0; u < units; ++u) {
-          const float one = w[u][t].result(row, c, a[u][t][0], b[u][t][0], x[u].sum[c]);
+          const float one = w[u][t].result(row, c, a[u][t][0], b[u][t][0], x[u]);
           y[t][row][c] += u == 0 || u < num ? one : 0.0f;
         }
       }
@@ -252,54 +318,55 @@ DEVICE void hand_over(float* mine, int first, int num, const float (&y)[tiles][2
   }
 }
 
-// This warp's units of n tiles times its part of the vector, to where sums meet; `unit` says where each begins in the
-// stream. Units behind the first `num` are done for nothing and not counted. Of `most` tiles at most.
-template <int bits, int inputs, int unit_inputs, int most, int each, class Beside>
+// This warp's units of n tiles times its part of the vector, to where sums meet; `unit` says where in
+// the ring each begins. Units behind the first `num` are done for nothing and not counted. Of `most` tiles at most.
+template <int bits, int inputs, int unit_inputs, int most, int each, class Part, class Beside>
 DEVICE void multiply_tiles(
-    const Ring& ring, VectorPart<bits, unit_inputs> (&v)[each], const u32 (&unit)[each], int n, int num, float* mine,
+    const Ring& ring, Part (&v)[each], const u32 (&unit)[each], int n, int num, float* mine,
     bool add, Beside beside) {
   using T = Tile<bits, inputs, unit_inputs>;
   constexpr int at_once = bits == 16 ? 2 : 4;
   if constexpr (!T::template together<most>) all_steps(beside);
   if constexpr (T::template together<most>) {
-    u32 offset[1][most];  // those that are missing are done twice and not handed over
+    u32 place[1][most];  // those that are missing are done twice and not handed over
     UNROLL
-    for (int t = 0; t < most; ++t) offset[0][t] = unit[0] + (u32)(t < n ? t : 0) * T::unit_bytes;
+    for (int t = 0; t < most; ++t) place[0][t] = Ring::onward(unit[0], (u32)(t < n ? t : 0) * T::unit_bytes);
     float y[most][2][LANE_COLUMNS];
-    multiply_at_once<bits, unit_inputs, 1, most>(ring, offset, v, T::template once<most>, num, y, beside);
+    multiply_at_once<bits, unit_inputs, 1, most>(ring, place, v, T::template once<most>, num, y, beside);
     hand_over<most>(mine, 0, n, y, add);
   } else if constexpr (each == 1) {
     int i = 0;
     NO_UNROLL
     for (; most >= at_once && i + at_once <= n; i += at_once) {
-      u32 offset[1][at_once];
+      u32 place[1][at_once];
       UNROLL
-      for (int t = 0; t < at_once; ++t) offset[0][t] = unit[0] + (u32)(i + t) * T::unit_bytes;
+      for (int t = 0; t < at_once; ++t) place[0][t] = Ring::onward(unit[0], (u32)(i + t) * T::unit_bytes);
       float y[at_once][2][LANE_COLUMNS];
-      multiply_at_once<bits, unit_inputs, 1, at_once>(ring, offset, v, T::template once<most>, num, y, Nothing());
+      multiply_at_once<bits, unit_inputs, 1, at_once>(ring, place, v, T::template once<most>, num, y, Nothing());
       hand_over<at_once>(mine, i, at_once, y, add);
     }
     if (at_once > 2 && most >= 2 && n - i >= 2) {
-      const u32 offset[1][2] = {unit[0] + (u32)i * T::unit_bytes, unit[0] + (u32)(i + 1) * T::unit_bytes};
+      const u32 place[1][2] = {
+          Ring::onward(unit[0], (u32)i * T::unit_bytes), Ring::onward(unit[0], (u32)(i + 1) * T::unit_bytes)};
       float y[2][2][LANE_COLUMNS];
-      multiply_at_once<bits, unit_inputs, 1, 2>(ring, offset, v, T::template once<most>, num, y, Nothing());
+      multiply_at_once<bits, unit_inputs, 1, 2>(ring, place, v, T::template once<most>, num, y, Nothing());
       hand_over<2>(mine, i, 2, y, add);
       i += 2;
     }
     if (i < n) {
-      const u32 offset[1][1] = {unit[0] + (u32)i * T::unit_bytes};
+      const u32 place[1][1] = {Ring::onward(unit[0], (u32)i * T::unit_bytes)};
       float y[1][2][LANE_COLUMNS];
-      multiply_at_once<bits, unit_inputs, 1, 1>(ring, offset, v, T::template once<most>, num, y, Nothing());
+      multiply_at_once<bits, unit_inputs, 1, 1>(ring, place, v, T::template once<most>, num, y, Nothing());
       hand_over<1>(mine, i, 1, y, add);
     }
   } else {
     NO_UNROLL
     for (int i = 0; i < n; ++i) {
-      u32 offset[each][1];
+      u32 place[each][1];
       UNROLL
-      for (int u = 0; u < each; ++u) offset[u][0] = unit[u] + (u32)i * T::unit_bytes;
+      for (int u = 0; u < each; ++u) place[u][0] = Ring::onward(unit[u], (u32)i * T::unit_bytes);
       float y[1][2][LANE_COLUMNS];
-      multiply_at_once<bits, unit_inputs, each, 1>(ring, offset, v, T::template once<most>, num, y, Nothing());
+      multiply_at_once<bits, unit_inputs, each, 1>(ring, place, v, T::template once<most>, num, y, Nothing());
       hand_over<1>(mine, i, 1, y, add);
     }
   }
@@ -307,17 +374,16 @@ DEVICE void multiply_tiles(
 
 // This warp's `num` units of a single tile from unit `my` on, one after another: little code, and for one sequence that is
 // faster than many at once (docs/log.md).
-template <int bits, int inputs, int unit_inputs>
-DEVICE void multiply_units(const Ring& ring, const u32* x, u32 begin, int my, int num, float* mine) {
-  using T = Tile<bits, inputs, unit_inputs>;
+template <class T, int bits, int unit_inputs, class Part>
+DEVICE void multiply_units(const Ring& ring, const Vector& x, u32 begin, int my, int num, float* mine) {
   float y[1][2][LANE_COLUMNS] = {};
   NO_UNROLL
   for (int i = my; i < my + num * WARPS; i += WARPS) {
-    VectorPart<bits, unit_inputs> part[1];
-    part[0].load(x + i * (unit_inputs / 2), vector_words(inputs), false);
-    const u32 offset[1][1] = {begin + (u32)i * T::unit_bytes};
+    Part part[1];
+    part[0].load(x, i, false);
+    const u32 place[1][1] = {Ring::onward(begin, (u32)i * T::unit_bytes)};
     float one[1][2][LANE_COLUMNS];
-    multiply_at_once<bits, unit_inputs, 1, 1>(ring, offset, part, true, 1, one, Nothing());
+    multiply_at_once<bits, unit_inputs, 1, 1>(ring, place, part, true, 1, one, Nothing());
     UNROLL
     for (int row = 0; row < 2; ++row)
       UNROLL
@@ -327,7 +393,7 @@ DEVICE void multiply_units(const Ring& ring, const u32* x, u32 begin, int my, in
 }
 
 // What met in `sums` of `tiles` tiles, the first of which is `first` of `count`, is summed and handed to `done`. With 8 bits
-// the tiles' scales lie in the stream from `ends` on.
+// the tiles' scales lie in the ring from `ends` on.
 template <int bits, int units, int groups, bool one_round, class Met, class Done>
 DEVICE void finish_tiles(
     const Ring& ring, u32 ends, const float* sums, int first, int tiles, int count, Met met, Done done) {
@@ -344,7 +410,7 @@ DEVICE void finish_tiles(
       y[k] = 0;
       UNROLL
       for (int w = 0; w < (units < WARPS ? units : WARPS); ++w) y[k] += from[w * WARP_SUMS];
-      if (bits == 8) y[k] *= *(const float*)ring.at(ends + 4 * (tile * ROWS + row));
+      if (bits == 8) y[k] *= *(const float*)(ring.bytes + Ring::onward(ends, 4 * (tile * ROWS + row)));
     }
     if (SEQUENCES == 1 && first == 0 && base == 0) met();  // one's latencies behind the other's
     const auto finish = [&](int k) {
@@ -364,35 +430,38 @@ DEVICE void finish_tiles(
   }
 }
 
-// `count` tiles of the stream from `at` on, at most `most`, times the vectors x in shared memory; `at` moves on behind
-// them. Units are dealt out to the warps, and each warp's part of x is there when it comes. `beside(step)` is called for each of BESIDE_STEPS while
-// the first products are under way, and `met()` when all warps have been there. Then `done(tile, sequence, row, y)`, which says
-// what is to be sent, is called by one of the first `groups` groups for each tile and sequence, with row = lane % 16, and by
-// other threads of its warp with tile = `count`. `mark` hears of places. What is a batch of one segment the caller has
-// waited for.
+// `count` tiles of the stream from `at` on, at most `most`, times the vector x; `at` moves on behind them. Units are dealt
+// out to the warps, and each warp's part of x is there when it comes. `beside(step)` is called for each of BESIDE_STEPS
+// while the first products are under way, and `met()` when all warps have been there. Then `done(tile, sequence, row, y)`,
+// which says what is to be sent, is called by one of the first `groups` groups for each tile and sequence, with
+// row = lane % 16, and by other threads of its warp with tile = `count`. `mark` hears of places. What is a batch of one
+// segment the caller has waited for.
 template <
-    int bits, int inputs, int unit_inputs, int groups, int most, int batch, class Mark, class Beside, class Met, class Done>
+    int bits, int inputs, int unit_inputs, bool planes, int groups, int most, int batch, class Mark, class Beside,
+    class Met, class Done>
 DEVICE void multiply(
-    Ring& ring, u32& at, const u32* x, int count, Sums& sums, Mark mark, Beside beside, Met met, Done done) {
+    Ring& ring, u32& at, const Vector& x, int count, Sums& sums, Mark mark, Beside beside, Met met, Done done) {
   static_assert(batch <= TILES, "sums meet in TILES places");
   if (most == 1) count = count ? 1 : 0;  // said to the compiler
   using T = Tile<bits, inputs, unit_inputs>;
-  constexpr int each = T::each, x_row = vector_words(inputs);
-  constexpr bool one_segment = T::units <= T::segment, small = one_segment && most <= batch;
+  constexpr int each = T::each;
+  constexpr bool one_segment = T::units <= T::segment, small = T::template small<most, batch>;
   constexpr bool all = one_segment && T::units >= WARPS;  // warps have units
+  constexpr bool besides_products = T::template small_for_all<most, batch>;
   constexpr bool one_tile = SEQUENCES == 1 && small && most == 1 && each > 1;
   // Sums of several batches meet at once, but for 8 bits, whose scales are read from the stream after that.
   constexpr int at_once = small ? most : bits == 8 ? batch : TILES / batch * batch;
-  VectorPart<bits, unit_inputs> v[each];
+  using Part = VectorPart<bits, inputs, unit_inputs, planes>;
+  Part v[each];
   // This warp's part of the vector: units `my` and every WARPS-th after it, `num` of them.
   const auto load = [&](int my, int num) {
     UNROLL
     for (int u = 0; u < each; ++u)
-      v[u].load(x + (my + (u < num ? u : 0) * WARPS) * (unit_inputs / 2), x_row, !T::template once<most>);
+      v[u].load(x, my + (u < num ? u : 0) * WARPS, !T::template once<most>);
   };
   if (one_segment && !small)
     load(T::units >= WARPS || warp() < T::units ? warp() : 0, (T::units - warp() + WARPS - 1) / WARPS);
-  if (count && !(small && all)) all_steps(beside);
+  if (count && !besides_products) all_steps(beside);
   NO_UNROLL
   for (int first = 0; first < count; first += small ? count : at_once) {
     const int tiles = small || count - first < at_once ? count - first : at_once;
@@ -404,9 +473,10 @@ DEVICE void multiply(
       for (int start = 0; start < T::units; start += T::segment) {
         const int end = start + T::segment < T::units ? start + T::segment : T::units;
         const int my = start + warp(), num = my < end ? (end - my + WARPS - 1) / WARPS : 0;
-        const u32 begin = at;
+        const u32 begin = ring.place(at);
         at += (u32)((end - start) * n) * T::unit_bytes;
-        ends = at;
+        const u32 units_end = at;
+        if (bits == 8) ends = ring.place(at);
         if (end == T::units) at += n * T::end_bytes;
         if (!small) ring.wait_together(at);
         mark(3);
@@ -414,21 +484,21 @@ DEVICE void multiply(
           if (!one_tile && (small || !one_segment)) load(my, num);
           mark(4);
           if constexpr (one_tile) {
-            if (small && all) all_steps(beside);
-            multiply_units<bits, inputs, unit_inputs>(ring, x, begin, my, num, mine);
+            if (besides_products) all_steps(beside);
+            multiply_units<T, bits, unit_inputs, Part>(ring, x, begin, my, num, mine);
           } else {
             u32 unit[each];
             UNROLL
             for (int u = 0; u < each; ++u)
-              unit[u] = begin + (u32)((my - start + (u < num ? u : 0) * WARPS) * n) * T::unit_bytes;
+              unit[u] = Ring::onward(begin, (u32)((my - start + (u < num ? u : 0) * WARPS) * n) * T::unit_bytes);
             const auto besides = [&](int k) {
-              if (small && all) beside(k);
+              if (besides_products) beside(k);
             };
             multiply_tiles<bits, inputs, unit_inputs, most>(ring, v, unit, n, num, mine, start > 0, besides);
           }
         }
         mark(5);
-        if (!small) ring.release(ends);
+        if (!small) ring.release(units_end);
       }
     };
     if constexpr (small) {

@@ -14,10 +14,10 @@ struct Ring {
   u32 waited;       // granules that this warp knows to have arrived
   u32 passed;       // granules that this warp will not read again
 
-  // Where the byte `offset` of this step's stream lies, and up to TAIL bytes after it.
-  DEVICE const u8* at(u32 offset) const {
-    return bytes + (first + offset / GRANULE) % NUM_GRANULES * GRANULE + offset % GRANULE;
-  }
+  // Where the byte `offset` of this step's stream lies in the ring, and up to TAIL bytes after it.
+  DEVICE u32 place(u32 offset) const { return (first + offset / GRANULE) % NUM_GRANULES * GRANULE + offset % GRANULE; }
+  // What comes less than a ring's length after a place.
+  DEVICE static u32 onward(u32 place, u32 by) { return place + by < RING ? place + by : place + by - RING; }
 
   // Until the stream is there up to `end`, exclusive. A parity tells two neighbouring rounds of a slot apart, no more,
   // so no granule is skipped. Every lane waits itself for what it is going to read: that takes a while for each granule, and

@@ -24,15 +24,16 @@
 #include "ring.cuh"
 #include "portion.cuh"
 #include "exchange.cuh"
+#include "planes.cuh"
 #include "product.cuh"
 
 // The products of a layer in their order, and lm_head's.
 enum { QKV, O, GATE_UP, DOWN, HEAD, NUM_PRODUCTS };
 
-// What a block multiplies: tiles `first` to `first` + `count` of each matrix. A tile of o or down is one of a part of the inputs: those of the first part come first, and a block
-// has tiles of one part only. O_PARTS are 1 or the key heads: then a block attends for its part itself, as long as the
-// context is short and there is one sequence, and needs no other block for it. A block that multiplies nothing is for
-// attention alone. `head_offset` is where in its stream lm_head begins.
+// What a block multiplies: tiles `first` to `first` + `count` of each matrix. A tile of o or down is one of a part of the
+// inputs: those of the first part come first, and a block has tiles of one part only. O_PARTS are 1 or the key heads: then
+// a block attends for its part itself, as long as the context is short and there is one sequence, and needs no other block
+// for it. A block that multiplies nothing is for attention alone. `head_offset` is where in its stream lm_head begins.
 struct Share {
   int first[NUM_PRODUCTS], count[NUM_PRODUCTS];
   int num_granules, head_offset;
@@ -77,7 +78,7 @@ struct Step {
 #include "attention.cuh"
 
 #define LONGER(a, b) ((a) > (b) ? (a) : (b))
-#define LONGEST vector_words(LONGER(LONGER(HIDDEN, O_INPUTS), DOWN_INPUTS))
+#define LONGEST LONGER(LONGER(HIDDEN, O_INPUTS), DOWN_INPUTS)
 
 struct Shared {
   u64 full[NUM_GRANULES], empty[NUM_GRANULES];
@@ -87,7 +88,8 @@ struct Shared {
   // Of q, k and v's norms and the last; of gate and up's, of even and of odd layers. A warp that is behind may still read
   // what it met with the others for, and they meet once more before that is written again.
   alignas(16) float squares[3][8][8];  // by columns and warps
-  alignas(16) u32 x[SEQUENCES * LONGEST];  // what the present phase multiplies by, 16 bits each
+  alignas(16) u32 x[SEQUENCES * vector_words(LONGEST)];  // what the present phase multiplies by, 16 bits each
+  Fixed fixed[SEQUENCES == 1 ? (LONGEST + 63) / 64 : 1];
   union {
     float sums[SUMS_HALVES * TILES * TILE_SUMS];
     AttentionScratch attention;
@@ -107,9 +109,9 @@ DEVICE void stamp(const Step&, int, int, int) {}
 // ---- the residual -------------------------------------------------------------------------------------------------
 
 // A thread has numbers of one sequence, `column`.
-using Hidden = Portion<HIDDEN, UNIT, COLUMNS == 1 ? 4 : 8>;
-#define EACH Hidden::each
 #define NEIGHBOURS (COLUMNS == 1 ? 4 : 8)
+using Hidden = Portion<HIDDEN, UNIT, NEIGHBOURS>;
+#define EACH Hidden::each
 
 #define HEADROOM 0.0625f
 
@@ -187,15 +189,13 @@ struct NormWeights {
 // square only when the products are summed, for the whole block must have met for that. So that 16 bits suffice the
 // numbers are scaled by a guess until then, what the layer before had to be scaled by, and HEADROOM: a residual may
 // grow by a factor of a million within a layer before it overflows, and what is too small is rounded to a millionth of it.
-DEVICE void scaled(const Residual& r, const NormWeights& weights, u64 (&x)[EACH][NEIGHBOURS / 4]) {
+DEVICE void scaled(const Residual& r, float guess, const NormWeights& weights, float (&x)[EACH][NEIGHBOURS]) {
   UNROLL
   for (int i = 0; i < EACH; ++i)
     UNROLL
-    for (int j = 0; j < NEIGHBOURS / 4; ++j) {
-      const u32 v = (u32)weights.at[i][j], w = (u32)(weights.at[i][j] >> 32);
-      const float* y = r.at[i] + 4 * j;
-      x[i][j] = (u64)pack(y[2] * r.guess * low(w), y[3] * r.guess * high(w)) << 32 |
-                pack(y[0] * r.guess * low(v), y[1] * r.guess * high(v));
+    for (int j = 0; j < NEIGHBOURS; j += 2) {
+      const u32 two = (u32)(weights.at[i][j / 4] >> 16 * (j % 4));
+      x[i][j] = r.at[i][j] * guess * low(two), x[i][j + 1] = r.at[i][j + 1] * guess * high(two);
     }
 }
 
@@ -311,6 +311,10 @@ struct Product {
   static constexpr bool norm = which == QKV || which == GATE_UP || which == HEAD;  // it multiplies a normed residual
   static constexpr int unit = which == HEAD ? HEAD_UNIT : which == O ? O_UNIT : UNIT;
   using T = Tile<bits, inputs, unit>;
+  static constexpr bool own_norm = norm && unit == UNIT;  // a warp norms what it multiplies
+  static constexpr bool planes = in_planes(bits, inputs, unit, most), normed_planes = planes && own_norm;
+  // Whether what is known of its planes is put down beside the products.
+  static constexpr bool late = normed_planes && T::template small_for_all<most, batch> && T::template together<most>;
 };
 
 DEVICE bool attends_itself(int splits) { return SEQUENCES == 1 && O_PARTS > 1 && splits == 1; }
@@ -328,10 +332,42 @@ DEVICE void keep(const u64 (&mine)[each][words], u32* x, int row) {
   }
 }
 
-// What a product multiplies by, into m.x; where a block attends for itself, o's is there already. A warp sees to its own
-// portion.
+// Numbers in 16 bits each, four a word.
+template <int neighbours>
+DEVICE void packed(const float (&v)[neighbours], u64 (&words)[neighbours / 4]) {
+  UNROLL
+  for (int j = 0; j < neighbours; j += 4) words[j / 4] = (u64)pack(v[j + 2], v[j + 3]) << 32 | pack(v[j], v[j + 1]);
+}
+DEVICE void unpacked(u64 word, float (&v)[4]) {
+  const u32 a = (u32)word, b = (u32)(word >> 32);
+  v[0] = low(a), v[1] = high(a), v[2] = low(b), v[3] = high(b);
+}
+
+// A warp's portion of a product's vector into planes in m.x.
+template <class P, class Own>
+DEVICE void put_units(const float (&numbers)[Own::each][4], Shared& m) {
+  PlaneSums<Own::each> sums;
+  put_planes<P::bits, P::unit, Own>(numbers, m.x, sums);
+  put_fixed<P::unit, Own>(sums, m.fixed);
+}
+
+// The same, where it lies in m.x in 16 bits.
+template <class P>
+DEVICE void into_planes(Shared& m) {
+  using Own = Portion<P::inputs, P::unit, 4>;
+  float numbers[Own::each][4];
+  UNROLL
+  for (int k = 0; k < Own::each; ++k)
+    unpacked(Own::has(k) ? *(const u64*)(m.x + (Own::first() + Own::distance(k)) / 2) : 0, numbers[k]);
+  warp_sync();
+  put_units<P, Own>(numbers, m);
+}
+
+// What a product multiplies by, into m.x; where a block attends for itself, o's is there already, in 16 bits. A warp sees
+// to its own portion. `sums` are for `late` planes.
 template <int which>
-DEVICE void vector_of(const Step& s, Residual& r, Shared& m, int layer, int splits, u32 tag) {
+DEVICE void vector_of(
+    const Step& s, Residual& r, Shared& m, PlaneSums<EACH>& sums, int layer, int splits, u32 tag) {
   using P = Product<which>;
   const int first = m.share.first[which], count = m.share.count[which];
   if constexpr (P::norm) {
@@ -341,20 +377,41 @@ DEVICE void vector_of(const Step& s, Residual& r, Shared& m, int layer, int spli
     else if (layer) r.add<DOWN_PARTS>(s.from_down, tag - 1);
     stamp(s, layer, which, 1);
     if (!count) return;
-    u64 mine[EACH][NEIGHBOURS / 4];
-    scaled(r, weights, mine);
-    keep<Hidden>(mine, m.x, vector_words(HIDDEN));
-    if constexpr (P::unit != UNIT) return block_sync();  // other warps' portions
+    float mine[EACH][NEIGHBOURS];
+    scaled(r, P::normed_planes ? 1.0f : r.guess, weights, mine);
+    if constexpr (P::normed_planes) {
+      put_planes<P::bits, P::unit, Hidden>(mine, m.x, sums);
+      if constexpr (!P::late) put_fixed<P::unit, Hidden>(sums, m.fixed);
+    } else {
+      u64 words[EACH][NEIGHBOURS / 4];
+      UNROLL
+      for (int i = 0; i < EACH; ++i) packed(mine[i], words[i]);
+      keep<Hidden>(words, m.x, vector_words(HIDDEN));
+      if constexpr (!P::own_norm) block_sync();  // other warps' portions
+      if constexpr (P::planes) into_planes<P>(m);
+    }
   } else {
     if (!count) return;
-    if (which == O && attends_itself(splits)) return stamp(s, layer, which, 1);
-    using Own = Portion<P::inputs, P::unit>;
-    const int part = first / (HIDDEN / 16);
-    const u64* from = quad_of(which == O ? s.attended : s.inner, part, P::inputs, column(), (u32)Own::first() / 4);
-    u64 mine[Own::each][2];
-    poll<Quads>(mine, tag, [&](int k) { return from + SEQUENCES * Own::distance(k) / 4; }, Own::has);
-    keep<Own>(mine, m.x, vector_words(P::inputs));
-    stamp(s, layer, which, 1);
+    if (which == O && attends_itself(splits)) {
+      stamp(s, layer, which, 1);
+      if constexpr (P::planes) into_planes<P>(m);
+      else return;
+    } else {
+      using Own = Portion<P::inputs, P::unit, P::planes ? 4 : 8>;
+      const int part = first / (HIDDEN / 16);
+      const u64* from = quad_of(which == O ? s.attended : s.inner, part, P::inputs, column(), (u32)Own::first() / 4);
+      u64 mine[Own::each][P::planes ? 1 : 2];
+      poll<Quads>(mine, tag, [&](int k) { return from + SEQUENCES * Own::distance(k) / 4; }, Own::has);
+      if constexpr (P::planes) {
+        float numbers[Own::each][4];
+        UNROLL
+        for (int k = 0; k < Own::each; ++k) unpacked(Own::has(k) ? mine[k][0] : 0, numbers[k]);
+        put_units<P, Own>(numbers, m);
+      } else {
+        keep<Own>(mine, m.x, vector_words(P::inputs));
+      }
+      stamp(s, layer, which, 1);
+    }
   }
   warp_sync();
 }
@@ -379,7 +436,8 @@ DEVICE u64 product(
   const int first_tile = group() / SEQUENCES;
   if (QKV_BIAS && which == QKV && first_tile < count) bias = low(load_constant(biases + 16 * first_tile));
   const Pace pace = {&m.under_way};
-  vector_of<which>(s, r, m, layer, splits, tag);
+  PlaneSums<EACH> plane_sums;
+  vector_of<which>(s, r, m, plane_sums, layer, splits, tag);
   pace.multiplying();
   delay();
   stamp(s, layer, which, 2);
@@ -388,17 +446,19 @@ DEVICE u64 product(
   float sum;
   const auto beside = [&](int step) {
     if constexpr (P::norm) r.square(step, sum, squares);
+    if constexpr (P::late)
+      if (step == 2) put_fixed<P::unit, Hidden>(plane_sums, m.fixed);
   };
   float wanted = 1, scale = 1;  // what the results of this thread's sequence lack
   const auto met = [&] {
     if constexpr (P::norm) {
       wanted = reciprocal_rms(squares);
-      scale = wanted * r.unguess;
+      scale = P::normed_planes ? wanted : wanted * r.unguess;
     }
   };
   constexpr int groups = which == HEAD ? ONE_SEQUENCE : GROUPS;
-  multiply<P::bits, P::inputs, P::unit, groups, P::most, P::batch>(
-      ring, at, m.x, count, sums, mark, beside, met, [&](int tile, int sequence, int row, float y) -> Word {
+  multiply<P::bits, P::inputs, P::unit, P::planes, groups, P::most, P::batch>(
+      ring, at, {m.x, m.fixed}, count, sums, mark, beside, met, [&](int tile, int sequence, int row, float y) -> Word {
         const bool whole = tile < count;
         if constexpr (P::norm) y *= COLUMNS == 1 ? scale : of_lane(scale, 4 * sequence);
         if constexpr (which == GATE_UP) {
