@@ -149,36 +149,31 @@ template <class T> T of_lane(T v, int from) {
 }
 template <class T> T from_lane(T v, int flip) { return of_lane(v, lane() ^ flip); }
 
-inline void mma(float (&c)[4], u32 a0, u32 a1, u32 a2, u32 a3, u32 b0, u32 b1) {
+// c += A B of a warp: A 16 x depth, B depth x 8. `product(a, b, k)` is that of the k-th numbers of two words.
+template <int depth, class T, class Product>
+void multiply_and_add(T (&c)[4], const u32 (&mine)[6], Product product) {
+  constexpr int half = depth / 2, word = depth / 8;
   Warp& w = my_warp();
-  const u32 mine[6] = {a0, a1, a2, a3, b0, b1};
   memcpy(w.operand[lane()], mine, sizeof mine);
   warp_sync();
   for (int i = 0; i < 4; ++i) {
     const int row = lane() / 4 + i / 2 * 8, column = lane() % 4 * 2 + i % 2;
-    for (int k = 0; k < 16; ++k) {
-      const u32 a = w.operand[row % 8 * 4 + k % 8 / 2][row / 8 + k / 8 * 2];
-      const u32 b = w.operand[column * 4 + k % 8 / 2][4 + k / 8];
-      c[i] += (k % 2 ? high(a) : low(a)) * (k % 2 ? high(b) : low(b));
+    for (int k = 0; k < depth; ++k) {
+      const u32 a = w.operand[row % 8 * 4 + k % half / word][row / 8 + k / half * 2];
+      c[i] += product(a, w.operand[column * 4 + k % half / word][4 + k / half], k % word);
     }
   }
   warp_sync();
 }
-
+inline void mma(float (&c)[4], u32 a0, u32 a1, u32 a2, u32 a3, u32 b0, u32 b1) {
+  multiply_and_add<16>(c, {a0, a1, a2, a3, b0, b1}, [](u32 a, u32 b, int k) {
+    return k ? high(a) * high(b) : low(a) * low(b);
+  });
+}
 inline void mma(int (&c)[4], u32 a0, u32 a1, u32 a2, u32 a3, u32 b0, u32 b1) {
-  Warp& w = my_warp();
-  const u32 mine[6] = {a0, a1, a2, a3, b0, b1};
-  memcpy(w.operand[lane()], mine, sizeof mine);
-  warp_sync();
-  for (int i = 0; i < 4; ++i) {
-    const int row = lane() / 4 + i / 2 * 8, column = lane() % 4 * 2 + i % 2;
-    for (int k = 0; k < 32; ++k) {
-      const u32 a = w.operand[row % 8 * 4 + k % 16 / 4][row / 8 + k / 16 * 2];
-      const u32 b = w.operand[column * 4 + k % 16 / 4][4 + k / 16];
-      c[i] += (int)(a >> 8 * (k % 4) & 255) * (int)(signed char)(b >> 8 * (k % 4));
-    }
-  }
-  warp_sync();
+  multiply_and_add<32>(c, {a0, a1, a2, a3, b0, b1}, [](u32 a, u32 b, int k) {
+    return (int)(a >> 8 * k & 255) * (int)(signed char)(b >> 8 * k);
+  });
 }
 
 template <class T, class Join> T of_warp(T v, Join join) {
