@@ -26,8 +26,8 @@ from typing import Any
 
 from bitbench.facts.messages import PrepareTask
 from bitbench.facts.models import parse_model
+from bitbench.facts.samples import LOOK_PERIOD_S
 from bitbench.facts.workloads import parse_workload
-from bitbench.measure.power import LOOK_PERIOD_S
 from bitbench.measure.power_sources import source_of
 from bitbench.results.machine import collect
 

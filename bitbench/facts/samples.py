@@ -46,6 +46,12 @@ class Memory(Frozen):
     kv_cache_bytes: int | None = None
 
 
+LOOK_PERIOD_S = 0.5
+"""From one look at a device to the next. A look is seven NVML calls, 3.8 ms on an H200: twenty a second cost an eager
+engine 1% (docs/log.md).
+"""
+
+
 class PowerSample(Frozen):
     """One look at the device from outside the worker. Unknown is None.
 

@@ -3,11 +3,8 @@
 import threading
 from types import TracebackType
 
-from bitbench.facts.samples import PowerSample
+from bitbench.facts.samples import LOOK_PERIOD_S, PowerSample
 from bitbench.measure.power_sources import source_of
-
-# One look is seven NVML calls: 3.8 ms on an H200 (docs/log.md). Looking twenty times a second cost an eager engine 1%.
-LOOK_PERIOD_S = 0.5
 
 
 class PowerWatch:

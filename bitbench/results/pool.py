@@ -6,7 +6,7 @@ from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from bitbench.facts.samples import PromptSample
+from bitbench.facts.samples import LOOK_PERIOD_S, PromptSample
 from bitbench.results.environment import Environment
 from bitbench.results.record import Cell, Ending, Record
 
@@ -19,15 +19,17 @@ def measured_samples(record: Record) -> tuple[PromptSample, ...]:
 def throttled_samples(record: Record) -> frozenset[int]:
     """Positions in `measured_samples` during which the device was slowed down.
 
-    A sample is throttled where a look inside its window, or the last one before it, saw a reason.
+    A sample is throttled where a look inside its window, the last one before it or the next one after it, if that comes
+    within a look's period, saw a reason: a short sample may lie between two looks.
     """
     looks = sorted(record.power, key=lambda p: p.at_s)
     times = [p.at_s for p in looks]
     found = set()
     for position, sample in enumerate(measured_samples(record)):
         first = max(bisect_right(times, sample.started_s) - 1, 0)
-        last = bisect_right(times, sample.started_s + sample.total_s)
-        if any(looks[i].throttle_reasons for i in range(first, last)):
+        last = bisect_right(times, sample.started_s + sample.total_s + LOOK_PERIOD_S)
+        last = min(last, bisect_right(times, sample.started_s + sample.total_s) + 1)
+        if any(look.throttle_reasons for look in looks[first:last]):
             found.add(position)
     return frozenset(found)
 

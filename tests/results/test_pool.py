@@ -17,9 +17,20 @@ def _look(at: float, *reasons: str) -> PowerSample:
         ([_look(99.0, "HwSlowdown"), _look(100.9), _look(102.0)], {0}),
         ([_look(101.9, "HwSlowdown")], {2}),
         ([_look(100.5), _look(102.05, "HwThermalSlowdown")], {2}),
-        ([_look(102.3, "HwThermalSlowdown"), _look(99)], set()),
+        ([_look(102.7, "HwThermalSlowdown"), _look(99)], set()),
+        ([_look(102.5, "SwPowerCap"), _look(102.3)], set()),
+        ([_look(102.5, "SwPowerCap"), _look(101.9)], {2}),
     ],
-    ids=["never watched", "inside", "last look before", "until the end", "unsorted ends", "after all"],
+    ids=[
+        "never watched",
+        "inside",
+        "last look before",
+        "until the end",
+        "unsorted ends",
+        "long after all",
+        "the look after the next",
+        "the next look",
+    ],
 )
 def test_which_samples_were_throttled(looks: list[PowerSample], throttled: set[int]) -> None:
     # Three prompts of 0.12 s at 100, 101 and 102 s.
