@@ -1,0 +1,113 @@
+"""How far lines of L2 are from each multiprocessor, how long a word takes from one to another, and what an empty phase
+takes in which all blocks hand a vector on, by the number of blocks and of copies (l2_sides.cu). With --out, appends
+JSON lines.
+
+    python scripts/l2_sides.py --out results/h200-l2-sides.jsonl
+"""
+
+import argparse
+import statistics
+from pathlib import Path
+from typing import Any
+
+import torch
+from lines import append
+
+from bitbench.results.machine import collect
+
+SOURCE = Path(__file__).with_suffix(".cu")
+_THREADS = 224
+_LINES, _WORDS = 256, 16
+"""Lines of 128 bytes whose distances are measured, and words of each."""
+_ROUNDS = 2000
+
+
+def kernel(name: str) -> Any:
+    """One of the source's."""
+    return torch.cuda._compile_kernel(SOURCE.read_text(encoding="utf-8"), name, nvcc_options=["--std=c++17"])
+
+
+def words(count: int) -> Any:
+    """That many zeros on the GPU."""
+    return torch.zeros(count, dtype=torch.int64, device="cuda")
+
+
+def distances(blocks: int) -> Any:
+    """Mean cycles of a load that finds its line in L2, float32 [blocks, lines]."""
+    pool, cycles = words(_WORDS * _LINES), torch.zeros(blocks, _LINES, dtype=torch.int32, device="cuda")
+    ids = torch.zeros(blocks, dtype=torch.int32, device="cuda")
+    for _ in range(2):  # the first time brings everything into caches
+        kernel("latencies")((blocks, 1, 1), (32, 1, 1), [pool, cycles, ids, _LINES, 8])
+    return cycles.float().cpu()
+
+
+def sides(cycles_BL: Any) -> tuple[Any, Any]:
+    """Which of two sides each block and each line is on, by the strongest pattern in their distances."""
+    means = cycles_BL.mean(dim=1, keepdim=True) + cycles_BL.mean(dim=0, keepdim=True)
+    u, _, vh = torch.linalg.svd(cycles_BL - means + cycles_BL.mean(), full_matrices=False)
+    return u[:, 0] > 0, vh[0] < 0
+
+
+def one_way_cycles(blocks: int, other: int) -> float:
+    """From a store of block 0 until block `other` has seen it, and back, halved."""
+    pool, cycles = words(2048), words(1)
+    kernel("ping_pong")((blocks, 1, 1), (32, 1, 1), [pool, pool[1024:], cycles, other, _ROUNDS])
+    return int(cycles) / _ROUNDS / 2
+
+
+def phase_us(blocks: int, copies: int, phases: int, launches: int) -> float:
+    """Median time of a phase; each copy begins two lines behind the last one's end."""
+    apart = -(-4 * blocks // _WORDS) * _WORDS + 2 * _WORDS
+    run, times = kernel("exchange"), []
+    for _ in range(launches):
+        pool = words(2 * copies * apart)
+        pool[copies * apart :] = 1  # the first tags are 0 for the second half and then 1 for the first
+        out = torch.zeros(blocks, device="cuda")
+        began, ended = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        began.record()
+        run((blocks, 1, 1), (_THREADS, 1, 1), [pool, out, copies, apart, phases])
+        ended.record()
+        torch.cuda.synchronize()
+        times.append(began.elapsed_time(ended) * 1e3 / phases)
+    return statistics.median(times)
+
+
+def main() -> None:
+    """Distances, ways, phases."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--phases", type=int, default=4000)
+    parser.add_argument("--launches", type=int, default=5)
+    parser.add_argument("--out", type=Path)
+    given = parser.parse_args()
+    environment = collect("cuda:0")
+    most = torch.cuda.get_device_properties(0).multi_processor_count
+
+    def told(line: dict[str, Any]) -> None:
+        print(line, flush=True)
+        append(line, environment, given.out)
+
+    cycles_BL = distances(most)
+    near_B, near_L = sides(cycles_BL)
+    same_BL = near_B[:, None] == near_L[None, :]
+    told({
+        "load_cycles_same_side": round(float(cycles_BL[same_BL].mean()), 1),
+        "load_cycles_other_side": round(float(cycles_BL[~same_BL].mean()), 1),
+        "blocks_on_a_side": int(near_B.sum()), "lines_on_a_side": int(near_L.sum()), "lines": _LINES,
+    })  # fmt: skip
+    ways = {other: one_way_cycles(most, other) for other in range(1, most, 5)}
+    of_side = {
+        same: [way for other, way in ways.items() if bool(near_B[other] == near_B[0]) is same] for same in (True, False)
+    }
+    told({
+        "one_way_cycles_same_side": round(statistics.median(of_side[True]), 1),
+        "one_way_cycles_other_side": round(statistics.median(of_side[False]), 1),
+        "pairs": len(ways),
+    })  # fmt: skip
+    for blocks in (2, 8, 16, 32, 64, most):
+        for copies in (1, 2, 4, 8) if blocks < most else (1, 2, 3, 4, 8, 16, 33, 66, most):
+            us = phase_us(blocks, copies, given.phases, given.launches)
+            told({"blocks": blocks, "copies": copies, "phase_us": round(us, 4)})
+
+
+if __name__ == "__main__":
+    main()
