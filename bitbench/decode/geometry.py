@@ -24,7 +24,9 @@ _MOST_ATTENDING, _MOST_O_PARTS = 8, 4
 # Granules under way at a time, while a block waits for others and while it multiplies, by the bytes of a layer that it
 # multiplies: what blocks exchange queues up behind more, and with less the memory idles. Measured on an H200 at 57,
 # 113, 226, 890 and 3,530 KB (docs/log.md). Where both are the same, blocks need not tell what they do.
-_IN_FLIGHT = ((2_000_000, 4, 8), (500_000, 1, 8), (150_000, 2, 5), (100_000, 1, 2), (0, 1, 1))
+_IN_FLIGHT = ((2_000_000, 4, 8), (500_000, 1, 8), (150_000, 3, 4), (100_000, 1, 2), (0, 1, 1))
+_LEAST_MULTIPLYING_BATCH = 2
+"""Of several sequences: products take longer then."""
 
 
 def check(config: DecoderConfig, capability: tuple[int, int], batch_size: int = 1) -> None:
@@ -104,7 +106,7 @@ def geometry(config: DecoderConfig, num_blocks: int, num_warps: int = NUM_WARPS,
     o_parts = heads if cut else 1
     inputs = _inputs(config, count - attending, o_parts)
     free = _SHARED_BYTES - _TAIL - _beside_ring(config, count - attending, o_parts, num_warps, num_sequences)
-    # What the warps have at least of a 16-bit matrix at a time, a unit each (Tile::segment of product.cuh), must fit
+    # What the warps have at least of a 16-bit matrix at a time, a unit each (Tile::segment of tile.cuh), must fit
     # twice, or with two granules.
     least = 2 * ROWS * min(inputs, num_warps * 128)
     if free // GRANULE * GRANULE < least + max(least, 2 * GRANULE):
@@ -112,10 +114,11 @@ def geometry(config: DecoderConfig, num_blocks: int, num_warps: int = NUM_WARPS,
     return Geometry(count, attending, o_parts, num_warps, min(free // GRANULE, 32), num_sequences)
 
 
-def in_flight(weights: Weights, num_blocks: int) -> tuple[int, int]:
+def in_flight(weights: Weights, num_blocks: int, num_sequences: int = 1) -> tuple[int, int]:
     """Granules that a block has under way at a time, while it waits for others and while it multiplies."""
     a_block = sum(m.num_bytes for m in weights.layers[0].matrices) / num_blocks
-    return next((waiting, multiplying) for least, waiting, multiplying in _IN_FLIGHT if a_block >= least)
+    waiting, multiplying = next((w, m) for least, w, m in _IN_FLIGHT if a_block >= least)
+    return waiting, max(multiplying, _LEAST_MULTIPLYING_BATCH) if num_sequences > 1 else multiplying
 
 
 def _inputs(config: DecoderConfig, num_blocks: int, o_parts: int) -> int:
@@ -128,12 +131,13 @@ def _inputs(config: DecoderConfig, num_blocks: int, o_parts: int) -> int:
 
 def _beside_ring(config: DecoderConfig, num_blocks: int, o_parts: int, num_warps: int, num_sequences: int) -> int:
     """Bytes that the kernel keeps in shared memory beside its ring, at most (struct Shared of step.cu)."""
-    sums = 2 * ROWS if num_sequences == 1 else num_sequences * (ROWS + 4)
-    partial = 4 * MOST_TILES * num_warps * sums
+    sums = 2 * num_warps * ROWS if num_sequences == 1 else num_warps * num_sequences * (ROWS + 4) + 8
+    partial = 4 * MOST_TILES * sums
     group, head_dim = config.num_heads // config.num_kv_heads, config.head_dim
     joined = 4 * 4 * 18  # a warp's part of what joins the parts of a long context
     attention = 16 * (head_dim + 32) + 4 * head_dim + 32 + num_warps * (64 + max(4 * group * (head_dim + 8), joined))
     inputs = _inputs(config, num_blocks, o_parts)
-    vectors = num_sequences * (2 * inputs + 64) + 8 * -(-inputs // 64)
+    planes = 8 * -(-inputs // 64) if num_sequences == 1 else 8
+    vectors = num_sequences * (2 * inputs + 64) + planes
     squares = 3 * 8 * 8 * 4
     return 2 * 8 * 32 + 16 * num_warps + squares + vectors + max(partial, attention) + 384

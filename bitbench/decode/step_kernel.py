@@ -14,6 +14,8 @@ from bitbench.decode.steps import FirstOfAll
 from bitbench.decode.stream import GRANULE, Streams, streamed
 from bitbench.decode.weights import Weights
 
+CHUNK = 32
+"""Positions that a warp attends to at a time, as attention.cuh has it: values of so many lie together."""
 _MOST_STEPS = 4096
 _STAMPS = (5, 10)  # NUM_PRODUCTS and PLACES of step.cu
 
@@ -40,7 +42,7 @@ class StepKernel(FirstOfAll):
     _num_steps: int = 0
 
     def __post_init__(self) -> None:
-        assert self.room % 32 == 0, "the kernel reads the cache 32 positions at a time"
+        assert self.room % CHUNK == 0, "the kernel reads the cache so many positions at a time"
         shape = self.geometry
         self.batch_size = shape.num_sequences
         self._prompts = Prompts(self.forward, self.device, self.batch_size)
@@ -50,7 +52,7 @@ class StepKernel(FirstOfAll):
         for name in Share.__dataclass_fields__:
             self._macros[f"MOST_{name.upper()}"] = str(most_tiles(found.shares, name))
             self._macros[f"BATCH_{name.upper()}"] = str(found.batches[name])
-        wanted = in_flight(self.forward.weights, shape.multiplying.count)
+        wanted = in_flight(self.forward.weights, shape.multiplying.count, shape.num_sequences)
         waiting, multiplying = (min(granules, shape.num_granules - 1) for granules in wanted)
         self._macros |= {"IN_FLIGHT": str(waiting), "IN_FLIGHT_BUSY": str(multiplying)}
         self._buffers = _buffers(self.forward, found, shape, self.device, self.room)
@@ -67,8 +69,10 @@ class StepKernel(FirstOfAll):
         with torch.inference_mode():
             logits_BV, read = self._prompts.read(ids)
             b["keys"][:, :, :, :length] = read.keys[:, :, :length].transpose(2, 3)
-            b["values"][..., :length] = read.values[:, :, :length].permute(0, 1, 3, 4, 2)
-            b["values"][..., length:] = 0  # attention multiplies them by 0
+            whole = torch.nn.functional.pad(read.values[:, :, :length], (0, 0, 0, 0, 0, -length % CHUNK))
+            chunks = whole.unflatten(2, (-1, CHUNK)).permute(0, 1, 4, 2, 5, 3)
+            b["values"][:, :, :, : chunks.shape[3]] = chunks
+            b["values"][:, :, :, chunks.shape[3] :] = 0  # attention multiplies them by 0
             b["logits"].copy_(logits_BV)
             b["token"].copy_(logits_BV.argmax(dim=-1))
             b["output"][:, length] = b["token"]
@@ -128,7 +132,7 @@ def on_cuda(
     """
     import torch
 
-    room = -(-room // 32) * 32
+    room = -(-room // CHUNK) * CHUNK
 
     properties = torch.cuda.get_device_properties(device)
     check(forward.config, (properties.major, properties.minor), batch_size)
@@ -161,7 +165,7 @@ def _buffers(forward: Forward, found: Streams, shape: Geometry, device: str, roo
         **_vectors(forward.weights, zeros(0)),
         "cos_sin": _padded(forward.cos_sin[:, :room], room),
         "keys": zeros(c.num_layers, batch, c.num_kv_heads, room, c.head_dim, dtype=dtype),
-        "values": zeros(c.num_layers, batch, c.num_kv_heads, c.head_dim, room, dtype=dtype),
+        "values": zeros(c.num_layers, batch, c.num_kv_heads, room // CHUNK, c.head_dim, CHUNK, dtype=dtype),
         "qkv": zeros(batch, c.q_size + 2 * c.kv_size),
         "attended": zeros(found.cuts.o_parts, batch, c.q_size // found.cuts.o_parts // 4),
         "from_o": zeros(found.cuts.o_parts, batch, c.hidden_size // 4),

@@ -1,4 +1,4 @@
-"""Matrices in the order in which a warp's lanes need them for products on tensor cores (kernels/step/product.cuh).
+"""Matrices in the order in which a warp's lanes need them for products on tensor cores (kernels/step/tile.cuh).
 
 A tile is 16 rows with all their inputs, cut into units of neighbouring inputs. Lane 4 g + t of a warp holds rows g and
 g + 8, and of every 32 inputs the eight from 8 t on, which it uses in two products of 16 inputs, four in each. In 16
@@ -43,7 +43,7 @@ class Parts:
 
     def batch(self, num_warps: int, most_bytes: int, most_tiles: int) -> int:
         """How many tiles are waited for at once, of `most_tiles` that a block has at most: up to MOST_TILES, and with
-        the units that the warps have at a time (Tile::segment of product.cuh) not more than so many bytes, if more than
+        the units that the warps have at a time (Tile::segment of tile.cuh) not more than so many bytes, if more than
         one. An eighth more may be where no further batch of whole tiles has to come meanwhile.
         """
         units, unit_bytes = int(self.units_TUZ.shape[1]), int(self.units_TUZ.shape[2])

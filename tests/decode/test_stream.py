@@ -15,7 +15,7 @@ from tests.engines.tiny import write_tiny
 
 
 def lanes_of(unit, bits, inputs):
-    """What a unit's bytes mean, [16][inputs], read as the lanes of product.cuh read them; without scales for 8 bits."""
+    """What a unit's bytes mean, [16][inputs], read as the lanes of tile.cuh read them; without scales for 8 bits."""
     found = np.full((ROWS, inputs), np.nan, np.float32)
     for lane in range(32):
         g, t = lane // 4, lane % 4

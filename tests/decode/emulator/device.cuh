@@ -187,6 +187,9 @@ inline int warp_total(int v) {
   return of_warp(v, [](int a, int b) { return a + b; });
 }
 
+inline void set_shared(u32* to, u32 v) { *to = v; }
+inline u32 get_shared(u32* from) { return *from; }
+
 struct Mbarrier {
   u8 count, pending;
   u16 phase;

@@ -1,11 +1,11 @@
 // Attention of a sequence's new token over its cache, one key head and one part of the context a block: the query heads
 // that share a key head (up to eight) are the rows of the products, so keys and values are read once for all of them.
 //
-// Keys lie as [position][dimension] and values as [dimension][position], so that both are columns of a right operand and
-// a lane reads 16 bytes of them at once. Which positions are which columns is chosen so that a lane's scores are those of
-// the eight positions whose values it has: weights go from one product to the other within registers, as in
-// FlashAttention-2 (arXiv 2307.08691). What lies in the cache is asked for before the query is there. The new token's own
-// key and value come with the query, and what it adds is joined with what the warps have found.
+// Keys lie as [position][dimension] and values, of CHUNK positions at a time, as [dimension][position], so that both are
+// columns of a right operand and a lane reads 16 bytes of them at once. Which positions are which columns is chosen so that
+// a lane's scores are those of the eight positions whose values it has: weights go from one product to the other within
+// registers, as in FlashAttention-2 (arXiv 2307.08691). What lies in the cache is asked for before the query is there. The
+// new token's own key and value come with the query, and what it adds is joined with what the warps have found.
 //
 // Values behind the last position must be numbers, for they are multiplied by 0.
 
@@ -40,19 +40,6 @@ DEVICE int num_splits(int length) {
   return wanted <= 2 || most < 2 ? 1 : wanted < most ? wanted : most;
 }
 
-// Where a key head's part of the cache begins, in heads.
-DEVICE u64 head_of(int layer, int sequence, int kv) { return ((u64)layer * SEQUENCES + sequence) * KV_HEADS + kv; }
-
-// One key head of one sequence over one of `splits` parts of the positions. `append`: whether this block writes the new
-// key and value into the cache, if they are in its part.
-struct Part {
-  int kv, sequence, split, splits;
-  bool append;
-};
-
-// Where an even dimension d of a query and the next lie: of every eight the third pair comes before the second.
-DEVICE int query_place(int d) { return (d & ~6) | (d & 2) << 1 | (d & 4) >> 1; }
-
 // Positions of one of so many parts in the cache: from `begin` to `end`, exclusive. The newest is not there yet; it belongs
 // to the part that `newest` says.
 struct Span {
@@ -66,39 +53,58 @@ DEVICE Span span_of(int split, int splits, int position) {
   return {begin, end < position ? end : position, position >= begin && position < end};
 }
 
+// What a block attends to in all layers of a step: a key head, counted over all sequences, and with more heads than blocks
+// every num_blocks()-th after it, over one of `splits` parts of the positions. `append`: whether it writes the new key and
+// value into the cache.
+struct Duty {
+  int head, split, splits;
+  bool append;
+  Span span;
+};
+
+// One head of it.
+struct Part {
+  const Duty& duty;
+  int kv, sequence;
+
+  DEVICE u64 head(int layer) const { return ((u64)layer * SEQUENCES + sequence) * KV_HEADS + kv; }
+};
+
+// Where an even dimension d of a query and the next lie: of every eight the third pair comes before the second.
+DEVICE int query_place(int d) { return (d & ~6) | (d & 2) << 1 | (d & 4) >> 1; }
+
 // A part's keys and values of another layer into L2, while memory has little else to do: the block reads them soon.
-DEVICE void fetch_ahead(const Step& s, int layer, const Part& part, int position) {
+DEVICE void fetch_ahead(const Step& s, int layer, const Part& part) {
   constexpr int line = 64;  // numbers
-  const Span span = span_of(part.split, part.splits, position);
-  const u64 head = head_of(layer, part.sequence, part.kv);
-  const u16 *keys = s.keys + (head * s.context + span.begin) * HEAD_DIM, *values = s.values + head * HEAD_DIM * s.context;
-  const int size = span.end - span.begin, lines = (size + line - 1) / line;
+  const Span& span = part.duty.span;
+  const u64 from = (part.head(layer) * s.context + span.begin) * HEAD_DIM;
+  const int size = (span.end - span.begin + CHUNK - 1) / CHUNK * CHUNK * HEAD_DIM;
   NO_UNROLL
-  for (int i = thread() * line; i < size * HEAD_DIM; i += THREADS * line) prefetch_line(keys + i);
-  NO_UNROLL
-  for (int i = thread(); i < lines * HEAD_DIM; i += THREADS)
-    prefetch_line(values + (u64)(i / lines) * s.context + span.begin + i % lines * line);
+  for (int i = thread() * line; i < size; i += THREADS * line)
+    prefetch_line(s.keys + from + i), prefetch_line(s.values + from + i);
 }
 
 // The query heads of a key head, its new key and its new value, from packets: norms (where the model has them),
-// rotation, 16 bits. A lane has two neighbouring dimensions of a head and the two that turn with them. `append` writes key
-// and value into the cache.
-DEVICE void receive_heads(
-    const Step& s, int layer, const Part& part, int position, u32 tag, bool append, AttentionScratch& a) {
+// rotation, 16 bits. A lane has two neighbouring dimensions of a head and the two that turn with them.
+DEVICE void receive_heads(const Step& s, int layer, const Part& part, int position, u32 tag, AttentionScratch& a) {
   const int kv = part.kv;
   constexpr int turn = HEAD_DIM / 2, lanes = turn / 2, at_once = WARPS * 32 / lanes;
   constexpr int rounds = (GROUP_HEADS + 2 + at_once - 1) / at_once;
   const int d = thread() % lanes * 2;
   const u64 cosines = load_constant((const u64*)(s.cos_sin + position * turn + d));
   const u64 sines = load_constant((const u64*)(s.cos_sin + (s.context + position) * turn + d));
+  const bool append = part.duty.append && part.duty.span.newest;
   const u64* from = s.qkv + part.sequence * QKV_SIZE + d;
   u64 packets[rounds * 2][2];
-  poll<Packets>(packets, tag, [&](int k) {
-    const int h = thread() / lanes + k / 2 * at_once;
-    const int row = h < GROUP_HEADS ? (kv * GROUP_HEADS + h) * HEAD_DIM
-                                    : Q_SIZE + (h - GROUP_HEADS) * KV_SIZE + kv * HEAD_DIM;
-    return h < GROUP_HEADS + 2 ? from + row + k % 2 * turn : 0;
-  });
+  poll<Packets>(
+      packets, tag,
+      [&](int k) {
+        const int h = thread() / lanes + k / 2 * at_once;
+        const int row = h < GROUP_HEADS ? (kv * GROUP_HEADS + h) * HEAD_DIM
+                                        : Q_SIZE + (h - GROUP_HEADS) * KV_SIZE + kv * HEAD_DIM;
+        return from + row + k % 2 * turn;
+      },
+      [&](int k) { return thread() / lanes + k / 2 * at_once < GROUP_HEADS + 2; });
   UNROLL
   for (int round = 0; round < rounds; ++round) {
     const int h = thread() / lanes + round * at_once;
@@ -133,15 +139,15 @@ DEVICE void receive_heads(
     u16* to = h < GROUP_HEADS ? a.query[h] + query_place(d) : (h == GROUP_HEADS ? a.key : a.value) + d;
     *(u32*)to = first, *(u32*)(to + turn) = second;
     if (!append || h < GROUP_HEADS) continue;
-    const u64 head = head_of(layer, part.sequence, kv);
+    const u64 head = part.head(layer);
     if (h == GROUP_HEADS) {
       u16* cache = s.keys + (head * s.context + position) * HEAD_DIM + d;
       *(u32*)cache = first, *(u32*)(cache + turn) = second;
     } else {
-      u16* cache = s.values + (head * HEAD_DIM + d) * s.context + position;
-      cache[0] = (u16)first, cache[s.context] = (u16)(first >> 16);
-      cache += (u64)turn * s.context;
-      cache[0] = (u16)second, cache[s.context] = (u16)(second >> 16);
+      u16* cache = s.values + (head * s.context + position / CHUNK * CHUNK) * HEAD_DIM + d * CHUNK + position % CHUNK;
+      cache[0] = (u16)first, cache[CHUNK] = (u16)(first >> 16);
+      cache += turn * CHUNK;
+      cache[0] = (u16)second, cache[CHUNK] = (u16)(second >> 16);
     }
   }
 }
@@ -153,12 +159,12 @@ struct Keys {
 
   DEVICE void load(const Step& s, u64 head, int start) {
     const int g = lane() / 4;
+    const u16* from = s.keys + (head * s.context + start + g / 2 * 8 + g % 2) * HEAD_DIM + 8 * (lane() % 4);
     UNROLL
     for (int tile = 0; tile < 4; ++tile)
       UNROLL
       for (int chunk = 0; chunk < HEAD_DIM / 32; ++chunk)
-        at[tile][chunk] = load_words(s.keys + (head * s.context + start + g / 2 * 8 + 2 * tile + g % 2) * HEAD_DIM +
-                                     32 * chunk + 8 * (lane() % 4));
+        at[tile][chunk] = load_words(from + 2 * tile * HEAD_DIM + 32 * chunk);
   }
 };
 
@@ -167,9 +173,9 @@ struct Values {
   Words at[HEAD_DIM / 8];
 
   DEVICE void load(const Step& s, u64 head, int start) {
+    const u16* from = s.values + (head * s.context + start) * HEAD_DIM + 8 * lane();
     UNROLL
-    for (int tile = 0; tile < HEAD_DIM / 8; ++tile)
-      at[tile] = load_words(s.values + (head * HEAD_DIM + 8 * tile + lane() / 4) * s.context + start + 8 * (lane() % 4));
+    for (int tile = 0; tile < HEAD_DIM / 8; ++tile) at[tile] = load_words(from + 8 * CHUNK * tile);
   }
 };
 
@@ -183,18 +189,17 @@ DEVICE void multiply_query(float (&first)[4], float (&second)[4], const Words& q
 
 // Where four dimensions from d on of a head, counted over all sequences, are sent: to their part of o.
 DEVICE u64* attended(const Step& s, int head, int d) {
-  const int sequence = head / HEADS, from = head % HEADS * HEAD_DIM + d, part = from / O_INPUTS;
-  return quad_of(s.attended, part, O_INPUTS, sequence, from % O_INPUTS / 4);
+  return quad_of<O_INPUTS>(s.attended, head / HEADS, (head % HEADS * HEAD_DIM + d) / 4);
 }
 
 // One key head over its part of the positions, the last of which may be the new one. Where the context is whole, the
 // 16-bit results go to `x` in shared memory or, where that is null, to other blocks; else the part's weighted sums,
 // their maximum and the sum of weights are sent for `join`.
 DEVICE void attend(const Step& s, int layer, const Part& part, int position, u32 tag, u32* x, AttentionScratch& a) {
-  const int kv = part.kv, split = part.split, splits = part.splits;
-  const Span span = span_of(split, splits, position);
+  const int kv = part.kv, split = part.duty.split, splits = part.duty.splits;
+  const Span& span = part.duty.span;
   const int end = span.end;
-  const u64 head = head_of(layer, part.sequence, kv);
+  const u64 head = part.head(layer);
   const int g = lane() / 4, t = lane() % 4, first = span.begin + CHUNK * warp();
   Keys keys;
   Values values;
@@ -203,7 +208,7 @@ DEVICE void attend(const Step& s, int layer, const Part& part, int position, u32
     if (HEAD_DIM == 64) values.load(s, head, first);  // registers do not suffice for more
   }
   block_sync();  // what the phase before keeps here has been read
-  receive_heads(s, layer, part, position, tag, part.append && span.newest, a);
+  receive_heads(s, layer, part, position, tag, a);
   block_sync();
   Words query[HEAD_DIM / 32];
   UNROLL

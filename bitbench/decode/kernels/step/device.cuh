@@ -133,6 +133,16 @@ DEVICE void block_sync_all() { __syncthreads(); }
 DEVICE void block_sync() { asm volatile("bar.sync 1, %0;" ::"n"(THREADS) : "memory"); }
 
 DEVICE u32 shared_address(const void* p) { return (u32)__cvta_generic_to_shared(p); }
+// What one thread tells another, which may hear of it whenever it likes.
+DEVICE void set_shared(u32* to, u32 v) {
+  asm volatile("{.reg .u32 old; atom.relaxed.cta.shared::cta.exch.b32 old, [%0], %1;}" ::"r"(shared_address(to)), "r"(v)
+               : "memory");
+}
+DEVICE u32 get_shared(u32* from) {
+  u32 v;
+  asm volatile("atom.relaxed.cta.shared::cta.or.b32 %0, [%1], 0;" : "=r"(v) : "r"(shared_address(from)) : "memory");
+  return v;
+}
 DEVICE void mbarrier_init(u64* b, u32 count) {
   asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(shared_address(b)), "r"(count) : "memory");
 }

@@ -58,18 +58,20 @@ DEVICE void poll(u64 (&w)[n][size], u32 tag, At at) {
   poll<Kind>(w, tag, at, [&](int k) { return at(k) != 0; });
 }
 
-// A word on its way; `to` is null where there is none. It is made first and sent later, so that the making of several
-// goes on at once.
+// A word on its way, if it is to be sent. It is made first and sent later, so that the making of several goes on at once.
 struct Word {
   u64* to;
   u64 value;
+  bool whether;
 
   DEVICE void send() const {
-    if (to) store_packet(to, value);
+    if (whether) store_packet(to, value);
   }
 };
 
-DEVICE Word packet(u64* to, float value, u32 tag) { return {to, (u64)tag << 32 | as_bits(value)}; }
+DEVICE Word packet(u64* to, float value, u32 tag, bool whether = true) {
+  return {to, (u64)tag << 32 | as_bits(value), whether};
+}
 
 // The nearest number whose lowest bit of 16 is the tag's.
 DEVICE float marked(float y, u32 tag) {
@@ -81,9 +83,12 @@ DEVICE float marked(float y, u32 tag) {
 // Where quad i of a sequence's vector lies among those of all sequences: 32 numbers of each and then the next 32, as a warp
 // asks for them.
 DEVICE int quad_place(int sequence, int i) { return (i / 8 * SEQUENCES + sequence) * 8 + i % 8; }
-// Quad i of a sequence's vector of so many numbers, of one of the parts that lie one after another in a buffer.
-DEVICE u64* quad_of(u64* buffer, int part, int inputs, int sequence, int i) {
-  return buffer + part * SEQUENCES * (inputs / 4) + quad_place(sequence, i);
+// Quad i, counted through the parts that lie one after another in a buffer, of so many numbers each.
+template <int inputs>
+DEVICE u64* quad_of(u64* buffer, int sequence, int i) {
+  if (SEQUENCES == 1) return buffer + i;
+  const int part = i / (inputs / 4);
+  return buffer + part * SEQUENCES * (inputs / 4) + quad_place(sequence, i - part * (inputs / 4));
 }
 
 // The first pair is of `marked` and its neighbour. A number too small to be marked is, too.
@@ -92,13 +97,18 @@ DEVICE u64 quad(u32 first, u32 second, u32 tag) { return (u64)second << 32 | (fi
 // Numbers of four neighbouring lanes, a word of the first of them if it is to send. All lanes of a warp call it.
 DEVICE Word quad_of_four(u64* to, float y, u32 tag, bool whether) {
   const u32 pair = pack(lane() % 4 ? y : marked(y, tag), from_lane(y, 1)), next = from_lane(pair, 2);
-  return {whether && lane() % 4 == 0 ? to : 0, quad(pair, next, tag)};
+  return {to, quad(pair, next, tag), whether && lane() % 4 == 0};
+}
+
+// Four numbers of one thread.
+DEVICE Word quad_of_thread(u64* to, const float (&y)[4], u32 tag) {
+  return {to, quad(pack(marked(y[0], tag), y[1]), pack(y[2], y[3]), tag), true};
 }
 
 // As `quad_of_four`, of two neighbouring lanes, each with two numbers.
 DEVICE Word quad_of_pairs(u64* to, float y, float z, u32 tag, bool whether) {
   const u32 pair = pack(lane() % 2 ? y : marked(y, tag), z), next = from_lane(pair, 1);
-  return {whether && lane() % 2 == 0 ? to : 0, quad(pair, next, tag)};
+  return {to, quad(pair, next, tag), whether && lane() % 2 == 0};
 }
 
 // With DELAY: blocks and warps come at other times, and everything must come out the same.

@@ -1,5 +1,5 @@
 // A matrix out of the streams as 16-bit numbers in plain order, which is what prompts are multiplied by: a warp a unit of
-// a tile (product.cuh and tiles.py say in what order their numbers lie). Integers are made floats in float32 and rounded
+// a tile (tile.cuh and tiles.py say in what order their numbers lie). Integers are made floats in float32 and rounded
 // once. The launcher gives, as macros: BITS (16, 8 or 4), UNIT, BF16; 4 bits are for float16 only, as their scales are.
 
 #define THREADS 256

@@ -1,4 +1,4 @@
-// Which of a vector's numbers a warp multiplies: every WARPS-th unit (product.cuh), of all sequences. It receives them
+// Which of a vector's numbers a warp multiplies: every WARPS-th unit (tile.cuh), of all sequences. It receives them
 // itself and waits for no other warp. A product has columns for eight sequences, and lane 4 g + t eight numbers of column
 // g in each chunk of 32; with fewer columns several lanes share out what one of a product has.
 
@@ -7,13 +7,14 @@
 
 DEVICE int column() { return lane() / 4 % COLUMNS; }
 
-// This thread's numbers of a vector, of sequence `column`: `each` times so many neighbours, 4 or 8. From its first one on they
-// lie at distances that are the same for all threads.
+// This thread's numbers of a vector, of sequence `column`: `each` times so many neighbours, 4 or 8. From its first one on
+// they lie at distances that are the same for all threads.
 template <int inputs, int unit, int neighbours = 8>
 struct Portion {
   static constexpr int units = inputs / unit, turns = (units + WARPS - 1) / WARPS, chunks = unit / 32;
   static constexpr int shared = PIECES * neighbours / 8;  // chunks that the lanes of a column have at a time
-  static constexpr int in_turn = shared < chunks ? chunks / shared : 1, turns_at_once = shared < chunks ? 1 : shared / chunks;
+  static constexpr int in_turn = shared < chunks ? chunks / shared : 1;
+  static constexpr int turns_at_once = shared < chunks ? 1 : shared / chunks;
   static constexpr int each = (turns + turns_at_once - 1) / turns_at_once * in_turn;
 
   DEVICE static int piece() { return lane() / 4 / COLUMNS; }
@@ -35,3 +36,13 @@ struct Portion {
     return warp() + (turn + first_turn()) * WARPS < units;
   }
 };
+
+// Of few numbers, in few steps one after another.
+template <int n>
+DEVICE float total(float (&of)[n]) {
+  UNROLL
+  for (int step = 1; step < n; step *= 2)
+    UNROLL
+    for (int i = 0; i + step < n; i += 2 * step) of[i] += of[i + step];
+  return of[0];
+}

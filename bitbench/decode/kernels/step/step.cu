@@ -25,6 +25,7 @@
 #include "portion.cuh"
 #include "exchange.cuh"
 #include "planes.cuh"
+#include "tile.cuh"
 #include "product.cuh"
 
 // The products of a layer in their order, and lm_head's.
@@ -49,7 +50,7 @@ struct Share {
   FIELD(const u16*, qk_norms)    /* [LAYERS][2][HEAD_DIM]; not read without QK_NORM */                                \
   FIELD(const float*, cos_sin)   /* [2][context][HEAD_DIM / 2] */                                                     \
   FIELD(u16*, keys)              /* [LAYERS][SEQUENCES][KV_HEADS][context][HEAD_DIM] */                               \
-  FIELD(u16*, values)            /* [LAYERS][SEQUENCES][KV_HEADS][HEAD_DIM][context] */                               \
+  FIELD(u16*, values)            /* [LAYERS][SEQUENCES][KV_HEADS][context / CHUNK][HEAD_DIM][CHUNK] */                  \
   FIELD(u64*, qkv)               /* packets: [SEQUENCES][QKV_SIZE] */                                                 \
   FIELD(u64*, attended)          /* quads: [O_PARTS][O_INPUTS / 32][SEQUENCES][8] */                                      \
   FIELD(u64*, from_o)            /* quads: [O_PARTS][HIDDEN / 32][SEQUENCES][8] */                                        \
@@ -75,7 +76,32 @@ struct Step {
   STEP(AS_MEMBER)
 };
 
+// How one of the products is done.
+template <int which>
+struct Product {
+  static constexpr int bits = which == HEAD ? HEAD_BITS : BITS;
+  static constexpr int inputs = which == O ? O_INPUTS : which == DOWN ? DOWN_INPUTS : HIDDEN;
+  static constexpr int most = which == QKV         ? MOST_QKV
+                              : which == O       ? MOST_O
+                              : which == GATE_UP ? MOST_GATE_UP
+                              : which == DOWN    ? MOST_DOWN
+                                                 : MOST_HEAD;
+  static constexpr int batch = which == QKV         ? BATCH_QKV
+                               : which == O       ? BATCH_O
+                               : which == GATE_UP ? BATCH_GATE_UP
+                               : which == DOWN    ? BATCH_DOWN
+                                                  : BATCH_HEAD;
+  static constexpr bool norm = which == QKV || which == GATE_UP || which == HEAD;  // it multiplies a normed residual
+  static constexpr int unit = which == HEAD ? HEAD_UNIT : which == O ? O_UNIT : UNIT;
+  using T = Tile<bits, inputs, unit>;
+  static constexpr bool own_norm = norm && unit == UNIT;  // a warp norms what it multiplies
+  static constexpr bool planes = in_planes(bits, inputs, unit, most), normed_planes = planes && own_norm;
+  // Whether what is known of its planes is put down beside the products.
+  static constexpr bool late = normed_planes && T::template small_for_all<most, batch> && T::template together<most>;
+};
+
 #include "attention.cuh"
+#include "results.cuh"
 
 #define LONGER(a, b) ((a) > (b) ? (a) : (b))
 #define LONGEST LONGER(LONGER(HIDDEN, O_INPUTS), DOWN_INPUTS)
@@ -165,11 +191,11 @@ struct Residual {
 DEVICE float reciprocal_rms(const float (&squares)[8][8]) {
   static_assert(WARPS <= 8, "as many squares are kept");
   const Words first = *(const Words*)squares[column()], rest = *(const Words*)(squares[column()] + 4);
-  const u32 of[8] = {first.x, first.y, first.z, first.w, rest.x, rest.y, rest.z, rest.w};
-  float sum = as_float(of[0]);
+  const u32 all[8] = {first.x, first.y, first.z, first.w, rest.x, rest.y, rest.z, rest.w};
+  float of[WARPS];
   UNROLL
-  for (int w = 1; w < WARPS; ++w) sum += as_float(of[w]);
-  return reciprocal_root(sum * (1.0f / HIDDEN) + (float)EPS);
+  for (int w = 0; w < WARPS; ++w) of[w] = as_float(all[w]);
+  return reciprocal_root(total(of) * (1.0f / HIDDEN) + (float)EPS);
 }
 
 struct NormWeights {
@@ -231,14 +257,6 @@ DEVICE void embedded(const Step& s, int token, int i, float& x, float& y) {
 
 // ---- lm_head ------------------------------------------------------------------------------------------------------
 
-// Larger logits first, and of equal ones the smaller row, as argmax does: both in one number that compares so. Its lowest
-// bit is left to the exchange.
-DEVICE u64 ranked(float logit, int row) {
-  const u32 raw = as_bits(logit);
-  return (u64)(raw & 0x80000000u ? ~raw : raw | 0x80000000u) << 32 | (u32)~row << 1;
-}
-DEVICE int row_of(u64 ranked) { return (int)(~(u32)ranked >> 1); }
-
 // The largest that the threads of a sequence's groups have; every thread gets those of all sequences.
 DEVICE void block_most(u64 v, u64 (&most)[SEQUENCES], Shared& m) {
   UNROLL
@@ -294,29 +312,6 @@ DEVICE void choose(const Step& s, u64 best, u32 tag, int (&token)[SEQUENCES], Sh
 
 // ---- the kernel ---------------------------------------------------------------------------------------------------
 
-template <int which>
-struct Product {
-  static constexpr int bits = which == HEAD ? HEAD_BITS : BITS;
-  static constexpr int inputs = which == O ? O_INPUTS : which == DOWN ? DOWN_INPUTS : HIDDEN;
-  static constexpr int most = which == QKV         ? MOST_QKV
-                              : which == O       ? MOST_O
-                              : which == GATE_UP ? MOST_GATE_UP
-                              : which == DOWN    ? MOST_DOWN
-                                                 : MOST_HEAD;
-  static constexpr int batch = which == QKV         ? BATCH_QKV
-                               : which == O       ? BATCH_O
-                               : which == GATE_UP ? BATCH_GATE_UP
-                               : which == DOWN    ? BATCH_DOWN
-                                                  : BATCH_HEAD;
-  static constexpr bool norm = which == QKV || which == GATE_UP || which == HEAD;  // it multiplies a normed residual
-  static constexpr int unit = which == HEAD ? HEAD_UNIT : which == O ? O_UNIT : UNIT;
-  using T = Tile<bits, inputs, unit>;
-  static constexpr bool own_norm = norm && unit == UNIT;  // a warp norms what it multiplies
-  static constexpr bool planes = in_planes(bits, inputs, unit, most), normed_planes = planes && own_norm;
-  // Whether what is known of its planes is put down beside the products.
-  static constexpr bool late = normed_planes && T::template small_for_all<most, batch> && T::template together<most>;
-};
-
 DEVICE bool attends_itself(int splits) { return SEQUENCES == 1 && O_PARTS > 1 && splits == 1; }
 
 // Into m.x, one sequence's vector after another's.
@@ -363,78 +358,84 @@ DEVICE void into_planes(Shared& m) {
   put_units<P, Own>(numbers, m);
 }
 
+// The residual with what has been sent, normed, into m.x. `sums` are for `late` planes.
+template <int which>
+DEVICE void normed_vector(const Step& s, Residual& r, Shared& m, PlaneSums<EACH>& sums, int layer, u32 tag) {
+  using P = Product<which>;
+  NormWeights weights;
+  weights.load(s.norms + (u64)(2 * layer + (which == GATE_UP)) * HIDDEN);
+  if (which == GATE_UP) r.add<O_PARTS>(s.from_o, tag);
+  else if (layer) r.add<DOWN_PARTS>(s.from_down, tag - 1);
+  stamp(s, layer, which, 1);
+  if (!m.share.count[which]) return;
+  float mine[EACH][NEIGHBOURS];
+  scaled(r, P::normed_planes ? 1.0f : r.guess, weights, mine);
+  if constexpr (P::normed_planes) {
+    put_planes<P::bits, P::unit, Hidden>(mine, m.x, sums);
+    if constexpr (!P::late) put_fixed<P::unit, Hidden>(sums, m.fixed);
+  } else {
+    u64 words[EACH][NEIGHBOURS / 4];
+    UNROLL
+    for (int i = 0; i < EACH; ++i) packed(mine[i], words[i]);
+    keep<Hidden>(words, m.x, vector_words(HIDDEN));
+    if constexpr (!P::own_norm) block_sync();  // other warps' portions
+    if constexpr (P::planes) into_planes<P>(m);
+  }
+  warp_sync();
+}
+
+// What other blocks have sent for o or down, into m.x.
+template <int which>
+DEVICE void received_vector(const Step& s, Shared& m, u32 tag) {
+  using P = Product<which>;
+  using Own = Portion<P::inputs, P::unit, P::planes ? 4 : 8>;
+  const int part = m.share.first[which] / (HIDDEN / 16);
+  const u64* from = quad_of<P::inputs>(
+      which == O ? s.attended : s.inner, column(), part * (P::inputs / 4) + (u32)Own::first() / 4);
+  u64 mine[Own::each][P::planes ? 1 : 2];
+  poll<Quads>(mine, tag, [&](int k) { return from + SEQUENCES * Own::distance(k) / 4; }, Own::has);
+  if constexpr (P::planes) {
+    float numbers[Own::each][4];
+    UNROLL
+    for (int k = 0; k < Own::each; ++k) unpacked(Own::has(k) ? mine[k][0] : 0, numbers[k]);
+    put_units<P, Own>(numbers, m);
+  } else {
+    keep<Own>(mine, m.x, vector_words(P::inputs));
+  }
+  warp_sync();
+}
+
 // What a product multiplies by, into m.x; where a block attends for itself, o's is there already, in 16 bits. A warp sees
-// to its own portion. `sums` are for `late` planes.
+// to its own portion.
 template <int which>
 DEVICE void vector_of(
     const Step& s, Residual& r, Shared& m, PlaneSums<EACH>& sums, int layer, int splits, u32 tag) {
   using P = Product<which>;
-  const int first = m.share.first[which], count = m.share.count[which];
   if constexpr (P::norm) {
-    NormWeights weights;
-    weights.load(s.norms + (u64)(2 * layer + (which == GATE_UP)) * HIDDEN);
-    if (which == GATE_UP) r.add<O_PARTS>(s.from_o, tag);
-    else if (layer) r.add<DOWN_PARTS>(s.from_down, tag - 1);
+    normed_vector<which>(s, r, m, sums, layer, tag);
+  } else if (m.share.count[which]) {
+    if (which != O || !attends_itself(splits)) received_vector<which>(s, m, tag);
+    else if constexpr (P::planes) into_planes<P>(m), warp_sync();
     stamp(s, layer, which, 1);
-    if (!count) return;
-    float mine[EACH][NEIGHBOURS];
-    scaled(r, P::normed_planes ? 1.0f : r.guess, weights, mine);
-    if constexpr (P::normed_planes) {
-      put_planes<P::bits, P::unit, Hidden>(mine, m.x, sums);
-      if constexpr (!P::late) put_fixed<P::unit, Hidden>(sums, m.fixed);
-    } else {
-      u64 words[EACH][NEIGHBOURS / 4];
-      UNROLL
-      for (int i = 0; i < EACH; ++i) packed(mine[i], words[i]);
-      keep<Hidden>(words, m.x, vector_words(HIDDEN));
-      if constexpr (!P::own_norm) block_sync();  // other warps' portions
-      if constexpr (P::planes) into_planes<P>(m);
-    }
-  } else {
-    if (!count) return;
-    if (which == O && attends_itself(splits)) {
-      stamp(s, layer, which, 1);
-      if constexpr (P::planes) into_planes<P>(m);
-      else return;
-    } else {
-      using Own = Portion<P::inputs, P::unit, P::planes ? 4 : 8>;
-      const int part = first / (HIDDEN / 16);
-      const u64* from = quad_of(which == O ? s.attended : s.inner, part, P::inputs, column(), (u32)Own::first() / 4);
-      u64 mine[Own::each][P::planes ? 1 : 2];
-      poll<Quads>(mine, tag, [&](int k) { return from + SEQUENCES * Own::distance(k) / 4; }, Own::has);
-      if constexpr (P::planes) {
-        float numbers[Own::each][4];
-        UNROLL
-        for (int k = 0; k < Own::each; ++k) unpacked(Own::has(k) ? mine[k][0] : 0, numbers[k]);
-        put_units<P, Own>(numbers, m);
-      } else {
-        keep<Own>(mine, m.x, vector_words(P::inputs));
-      }
-      stamp(s, layer, which, 1);
-    }
   }
-  warp_sync();
 }
 
 // One of the products from its vector's arrival to its results' departure. Returns the largest logit.
 template <int which>
 DEVICE u64 product(
-    const Step& s, Ring& ring, u32& at, Sums& sums, Residual& r, Shared& m, int layer, int splits, u32 tag) {
+    const Step& s, Ring& ring, Sums& sums, Residual& r, Shared& m, int layer, int splits, u32 tag) {
   using P = Product<which>;
   using T = typename P::T;
   const int first = m.share.first[which], count = m.share.count[which];
-  const u16* biases = s.qkv_bias + (u64)layer * QKV_SIZE + 16 * first + thread() % ROWS;
-  float bias = 0;
-  u64 best = 0;
+  Results<which> results = {s, layer, first, count, tag};
   stamp(s, layer, which, 0);
   delay();
   // While the vector is still under way.
   if (count) {
     const int at_first = P::most <= P::batch || count < P::batch ? count : P::batch;
-    ring.wait(at + (u32)(at_first * T::segment) * T::unit_bytes + (T::units <= T::segment ? at_first * T::end_bytes : 0));
+    ring.wait((u32)(at_first * T::segment) * T::unit_bytes + (T::units <= T::segment ? at_first * T::end_bytes : 0));
   }
-  const int first_tile = group() / SEQUENCES;
-  if (QKV_BIAS && which == QKV && first_tile < count) bias = low(load_constant(biases + 16 * first_tile));
+  results.prepare();
   const Pace pace = {&m.under_way};
   PlaneSums<EACH> plane_sums;
   vector_of<which>(s, r, m, plane_sums, layer, splits, tag);
@@ -449,61 +450,44 @@ DEVICE u64 product(
     if constexpr (P::late)
       if (step == 2) put_fixed<P::unit, Hidden>(plane_sums, m.fixed);
   };
-  float wanted = 1, scale = 1;  // what the results of this thread's sequence lack
+  float wanted = 1;  // of `column`
   const auto met = [&] {
     if constexpr (P::norm) {
       wanted = reciprocal_rms(squares);
-      scale = P::normed_planes ? wanted : wanted * r.unguess;
+      results.scale_by(P::normed_planes ? wanted : wanted * r.unguess);
     }
   };
-  constexpr int groups = which == HEAD ? ONE_SEQUENCE : GROUPS;
-  multiply<P::bits, P::inputs, P::unit, P::planes, groups, P::most, P::batch>(
-      ring, at, {m.x, m.fixed}, count, sums, mark, beside, met, [&](int tile, int sequence, int row, float y) -> Word {
-        const bool whole = tile < count;
-        if constexpr (P::norm) y *= COLUMNS == 1 ? scale : of_lane(scale, 4 * sequence);
-        if constexpr (which == GATE_UP) {
-          // Rows 0 to 7 of a tile are of gate, 8 to 15 the same of up.
-          const float up = from_lane(y, 8), inner = divide_fast(y, 1.0f + exp2_fast(-LOG2_E * y)) * up;
-          const int at = (first + tile) * 2, part = at / (DOWN_INPUTS / 4);  // in quads
-          u64* to = quad_of(s.inner, part, DOWN_INPUTS, sequence, at - part * (DOWN_INPUTS / 4) + row / 4);
-          return quad_of_four(to, inner, tag, whole && row < 8);
-        } else if constexpr (which == HEAD) {
-          const int of_all = (first + tile) * 16 + row;
-          const u64 one = whole && of_all < VOCAB ? ranked(y, of_all) : 0;
-          best = one > best ? one : best;
-          if (s.keep_logits && one) s.logits[(u64)sequence * VOCAB + of_all] = y;
-          return {0, 0};
-        } else if constexpr (which == QKV) {
-          if (QKV_BIAS) y += tile == first_tile ? bias : whole ? low(load_constant(biases + 16 * tile)) : 0.0f;
-          return packet(whole ? s.qkv + sequence * QKV_SIZE + (first + tile) * 16 + row : 0, y, tag);
-        } else {
-          const int part = first / (HIDDEN / 16), at = 4 * (first + tile) - part * (HIDDEN / 4) + row / 4;
-          u64* to = quad_of(which == O ? s.from_o : s.from_down, part, HIDDEN, sequence, at);
-          return quad_of_four(to, y, tag, whole);
-        }
-      });
+  multiply<P::bits, P::inputs, P::unit, P::planes, P::most, P::batch, which == GATE_UP>(
+      ring, {m.x, m.fixed}, count, sums, mark, beside, met, results);
   stamp(s, layer, which, 8);
   if (which == GATE_UP) r.set_guess(wanted);
   pace.waiting();
-  return best;
+  return results.best;
 }
 
-// What this block does of a layer's attention: for its own part of o, or one of the parts that all blocks share.
-DEVICE void attention(const Step& s, Shared& m, int layer, int position, int splits, u32 tag) {
-  delay();
+// What this block attends to: its own part of o's inputs, or one of the parts that all blocks share.
+DEVICE Duty duty_of(const Shared& m, int position) {
+  const int splits = num_splits(position + 1), tiles = HIDDEN / 16, first = m.share.first[O];
   const bool itself = attends_itself(splits);
-  const int tiles = HIDDEN / 16, first = m.share.first[O], end = itself ? O_PARTS : KV_HEADS * SEQUENCES * splits;
-  int u = itself ? (m.share.count[O] ? first / tiles : end) : num_blocks() - 1 - block();
+  const int part = num_blocks() - 1 - block();
+  const int head = !itself ? part / splits : m.share.count[O] ? first / tiles : KV_HEADS;
+  const int split = itself ? 0 : part % splits;
+  return {head, split, splits, !itself || first % tiles == 0, span_of(split, splits, position)};
+}
+
+// A layer's attention.
+DEVICE void attention(const Step& s, Shared& m, const Duty& duty, int layer, int position, u32 tag) {
+  delay();
+  u32* const x = attends_itself(duty.splits) ? m.x : 0;
   NO_UNROLL
-  for (; u < end; u += itself ? end : num_blocks()) {
-    const int head = u / splits;
-    const Part part = {head / SEQUENCES, head % SEQUENCES, u % splits, splits, !itself || first % tiles == 0};
-    attend(s, layer, part, position, tag, itself ? m.x : 0, m.attention);
-    if (splits > 1) fetch_ahead(s, layer + 1 < LAYERS ? layer + 1 : 0, part, position);
+  for (int head = duty.head; head < KV_HEADS * SEQUENCES; head += num_blocks()) {
+    const Part part = {duty, head / SEQUENCES, head % SEQUENCES};
+    attend(s, layer, part, position, tag, x, m.attention);
+    if (duty.splits > 1) fetch_ahead(s, layer + 1 < LAYERS ? layer + 1 : 0, part);
   }
-  if (splits > 1 && block() < s.multiplying)
+  if (duty.splits > 1 && block() < s.multiplying)
     for (int piece = block(); piece < SEQUENCES * HEADS * JOINS; piece += s.multiplying)
-      join(s, piece, splits, tag, m.attention);
+      join(s, piece, duty.splits, tag, m.attention);
 }
 
 // The residual begins as the token's embedding, and the first layer's guess is right.
@@ -534,25 +518,26 @@ DEVICE void decode(const Step& s, Ring& ring, Sums& sums, Shared& m) {
   if (block() == 0 && thread() == 0) s.times[0] = nanoseconds();
   NO_UNROLL
   for (int step = 0; step < s.num_steps; ++step, ++position) {
-    u32 at = 0, tag = (epoch + step) * LAYERS + 1;
-    const int splits = num_splits(position + 1);
+    u32 tag = (epoch + step) * LAYERS + 1;
+    const Duty duty = duty_of(m, position);
+    const int splits = duty.splits;
     u64 best = 0;
     if (multiplies) {
       Residual r;
       begin(s, token, r, m);
       NO_UNROLL
       for (int layer = 0; layer < LAYERS; ++layer, ++tag) {
-        product<QKV>(s, ring, at, sums, r, m, layer, splits, tag);
-        attention(s, m, layer, position, splits, tag);
-        product<O>(s, ring, at, sums, r, m, layer, splits, tag);
-        product<GATE_UP>(s, ring, at, sums, r, m, layer, splits, tag);
-        product<DOWN>(s, ring, at, sums, r, m, layer, splits, tag);
+        product<QKV>(s, ring, sums, r, m, layer, splits, tag);
+        attention(s, m, duty, layer, position, tag);
+        product<O>(s, ring, sums, r, m, layer, splits, tag);
+        product<GATE_UP>(s, ring, sums, r, m, layer, splits, tag);
+        product<DOWN>(s, ring, sums, r, m, layer, splits, tag);
       }
       if (thread() == 0) fence_all_blocks();  // here nobody waits for it
-      best = product<HEAD>(s, ring, at, sums, r, m, LAYERS, splits, tag);
+      best = product<HEAD>(s, ring, sums, r, m, LAYERS, splits, tag);
     } else if (ATTENDING) {
       NO_UNROLL
-      for (int layer = 0; layer < LAYERS; ++layer, ++tag) attention(s, m, layer, position, splits, tag);
+      for (int layer = 0; layer < LAYERS; ++layer, ++tag) attention(s, m, duty, layer, position, tag);
       if (thread() == 0) fence_all_blocks();
     }
     choose(s, best, epoch + step + 1, token, m);
@@ -562,8 +547,7 @@ DEVICE void decode(const Step& s, Ring& ring, Sums& sums, Shared& m) {
       for (int b = 0; b < SEQUENCES; ++b) s.output[b * (s.context + 1) + position + 1] = token[b];
       s.times[step + 1] = nanoseconds();
     }
-    ring.release(m.share.num_granules * GRANULE);  // the padding too
-    ring.first += m.share.num_granules;
+    ring.next_step(m.share.num_granules);
   }
   if (block() == 0 && thread() == 0) {
     UNROLL
@@ -589,7 +573,7 @@ KERNEL decode_steps(PARAMETERS(STEP)) {
           m.share.head_offset / GRANULE, s.num_steps);
     return;
   }
-  Ring ring = {bytes, m.full, m.empty, 0, 0, 0};
+  Ring ring = {bytes, m.full, m.empty, 0, 0, 0, 0, 0};
   Sums sums = {m.sums, 0};
   decode(s, ring, sums, m);
 }
