@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from bitbench.explain.thresholds import MANY_SYNCS, SYNC_GAIN
 from bitbench.facts.profile import Stage
 from bitbench.results.baseline import speedup_over, verdict
+from bitbench.results.row_checks import counts_throttled
 from bitbench.results.stats import Interval
 from bitbench.results.summary import CellSummary
 
@@ -46,12 +47,12 @@ class Twin:
 def without_host(row: CellSummary, rows: Sequence[CellSummary]) -> tuple[Counterfactual, ...]:
     """The rows measured without the host, fastest first; where none ran, what the busy time alone would allow last.
 
-    Empty where nothing is known.
+    Empty where nothing is known. A row that was slowed down has no such estimate: it is not of the same clock.
     """
     if not row.tpot_s:
         return ()
     found = [_measured(row, other) for other in rows if _only_engine_differs(row, other)]
-    if not any(f.tokens_per_s for f in found) and row.gpu_busy_s:
+    if not any(f.tokens_per_s for f in found) and row.gpu_busy_s and not counts_throttled(row):
         most = row.batch_size / row.gpu_busy_s
         found.append(Counterfactual(None, most, most * row.tpot_s / row.batch_size))
     return tuple(sorted(found, key=lambda f: (f.engine is None, -(f.tokens_per_s or 0.0))))

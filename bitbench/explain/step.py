@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from bitbench.explain.thresholds import LARGE_KERNEL_S, large_kernel_bytes
 from bitbench.facts.profile import RoleTime, Stage, StageProfile
+from bitbench.results.row_checks import counts_throttled
 from bitbench.results.summary import CellSummary
 
 _ROUNDING = 1e-9
@@ -25,7 +26,8 @@ class Step:
     `time_s` is the median TPOT (prefill: TTFT). `bytes_s` and `flops_s` are what reading its bytes and computing its
     operations take at the least, at the measured bandwidth and the measured rate of a large product; None where
     unknown. `profile` is None without a usable one. `node_gap_s` is set where the device repeats the step from a CUDA
-    graph: what that needs between two kernels.
+    graph: what that needs between two kernels. `slowed`: the device was, while the step was timed, so it is longer than
+    in the profiled pass without being idle.
     """
 
     stage: Stage
@@ -37,6 +39,7 @@ class Step:
     flops_per_s: float | None = None
     profile: StageProfile | None = None
     node_gap_s: float | None = None
+    slowed: bool = False
 
     @property
     def bytes_s(self) -> float | None:
@@ -99,6 +102,7 @@ def step_of(row: CellSummary, stage: Stage) -> Step | None:
         profile=usable,
         # Only an engine that repeats a whole step on the device times it there; a prefill is launched by the host.
         node_gap_s=row.node_gap_s if stage == "decode" and row.itl_clock == "device" else None,
+        slowed=counts_throttled(row),
     )
 
 
@@ -115,6 +119,8 @@ def bar(step: Step) -> tuple[Part, ...]:
     The ceiling comes first, what is left of the busy time next, so a part is cut where the ones before leave no room.
     """
     busy, rest = ("operators", "outside operators") if step.on_cpu else ("GPU busy", "GPU idle")
+    if step.slowed:
+        rest = f"{rest}, or slowed down"
     known = [Part("ceiling", step.ceiling_s or 0.0)]
     if step.busy_s is None:
         return _filled(known, step.time_s, "not known without a profile")

@@ -19,7 +19,9 @@ _SHADES = {
     "rest of operators": ("▓", "yellow"),
     "gaps between kernels": ("▒", "magenta"),
     "GPU idle": ("░", "red"),
+    "GPU idle, or slowed down": ("░", "red"),
     "outside operators": ("░", "red"),
+    "outside operators, or slowed down": ("░", "red"),
 }
 _UNKNOWN_SHADE = ("·", "dim")
 

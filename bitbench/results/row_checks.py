@@ -67,12 +67,17 @@ def _precision(s: CellSummary) -> str | None:
     return f"{reached} of {e.asked_precision:.1%} asked: {_ENDED[e.ended_by]}"
 
 
+def counts_throttled(s: CellSummary) -> bool:
+    """Whether samples during which the device was slowed down are among those that a row's speed is of: only where
+    nothing else was left does a process keep one.
+    """
+    return any(throttled_samples(p.record) and len(p.samples) == len(measured_samples(p.record)) for p in s.processes)
+
+
 def _throttled(s: CellSummary) -> str | None:
     if not s.num_throttled:
         return "seen" if "throttled" in s.flags else None
-    # Only where nothing else was left does a process keep a throttled sample.
-    kept = any(throttled_samples(p.record) and len(p.samples) == len(measured_samples(p.record)) for p in s.processes)
-    return f"all {s.num_throttled}, so they count" if kept else f"{s.num_throttled} left out"
+    return f"all {s.num_throttled}, so they count" if counts_throttled(s) else f"{s.num_throttled} left out"
 
 
 def _flag(name: Flag) -> Callable[[CellSummary], str | None]:

@@ -7,7 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bitbench.explain.account import account, gap_to_ceiling
+from bitbench.explain.counterfactual import without_host
 from bitbench.explain.step import Step, bar, step_of
+from bitbench.facts.samples import PowerSample
 from bitbench.reports.explanation import lengths
 from bitbench.results.summary import CellSummary, summarize
 from tests.factories import processes, profile
@@ -57,6 +59,19 @@ def test_a_bar_by_hand() -> None:
     assert found["rest of GPU busy"] == pytest.approx(2.0e-3 - 988e6 / 4e12)
     assert found["gaps between kernels"] == pytest.approx(0.89e-3)  # as much as the step leaves of 0.9 ms
     assert found["GPU idle"] == 0.0
+
+
+def test_time_that_a_slowed_device_took_longer_is_not_called_idle() -> None:
+    hot = (PowerSample(at_s=99.0, throttle_reasons=("SwPowerCap",)),)
+    rows = processes("fp16", [0.00289] * 3, profiles=(profile(),), weights=988_000_000, power=hot)
+    (row,) = summarize(rows)
+    step = step_of(row, "decode")
+    assert step is not None and step.slowed
+    assert "GPU idle" not in {part.name for part in bar(step)}
+    assert "GPU idle, or slowed down" in {part.name for part in bar(step)}
+    assert without_host(row, [row]) == ()
+    clean = summarize(processes("fp16", [0.00289] * 3, profiles=(profile(),), weights=988_000_000))
+    assert [c.engine for c in without_host(clean[0], clean)] == [None]
 
 
 def test_the_account_of_a_graphed_row() -> None:
