@@ -15,15 +15,13 @@ _INDENT = "   "
 _LEAST_NAME = 16
 _SHADES = {
     "ceiling": ("█", "green"),
-    "rest of GPU busy": ("▓", "yellow"),
-    "rest of operators": ("▓", "yellow"),
-    "gaps between kernels": ("▒", "magenta"),
+    "rest of": ("▓", "yellow"),
+    "gaps": ("▒", "magenta"),
     "GPU idle": ("░", "red"),
-    "GPU idle, or slowed down": ("░", "red"),
     "outside operators": ("░", "red"),
-    "outside operators, or slowed down": ("░", "red"),
+    "": ("·", "dim"),
 }
-_UNKNOWN_SHADE = ("·", "dim")
+"""By how a part's name begins, the first that fits: what a bar is drawn with."""
 
 
 def explanation(explained: Sequence[Explained], tested: Sequence[Experiment], width: int = DEFAULT_WIDTH) -> Text:
@@ -72,15 +70,15 @@ def _bar(lines: Lines, explained: Explained) -> None:
     parts = bar(explained.step)
     lines.text.append(_INDENT)
     for part, length in zip(parts, lengths(parts, lines.width - 2 * len(_INDENT)), strict=True):
-        shade, style = _SHADES.get(part.name, _UNKNOWN_SHADE)
+        shade, style = _shade(part)
         lines.text.append(shade * length, style=style)
     lines.text.append("\n")
-    told = (
-        f"{_SHADES.get(part.name, _UNKNOWN_SHADE)[0]} {why.part(part, explained.step)}"
-        for part in parts
-        if part.seconds
-    )
+    told = (f"{_shade(part)[0]} {why.part(part, explained.step)}" for part in parts if part.seconds)
     lines.wrapped(" | ".join(told), _INDENT)
+
+
+def _shade(part: Part) -> tuple[str, str]:
+    return next(shade for beginning, shade in _SHADES.items() if part.name.startswith(beginning))
 
 
 def lengths(parts: Sequence[Part], width: int) -> list[int]:
