@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from gpu_time import milliseconds
 from lines import append
 from torch.nn.functional import scaled_dot_product_attention
 from torch.profiler import ProfilerActivity, profile
@@ -89,13 +90,12 @@ def microseconds(way: Callable[..., Any], q_BH1D: Any, k_NBKLD: Any, v_NBKLD: An
     replay = capture(step, DEVICE)
     for _ in range(3):
         replay()
-    began, ended = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-    began.record()
-    for _ in range(REPLAYS):
-        replay()
-    ended.record()
-    torch.cuda.synchronize()
-    return began.elapsed_time(ended) / REPLAYS * 1e3
+
+    def replays() -> None:
+        for _ in range(REPLAYS):
+            replay()
+
+    return milliseconds(replays) / REPLAYS * 1e3
 
 
 def kernels(way: Callable[..., Any], q_BH1D: Any, k_BKLD: Any, v_BKLD: Any, mask_B11L: Any) -> list[str]:

@@ -18,11 +18,8 @@ __device__ __forceinline__ void store(u64* to, u64 v) {
 
 // cycles[block][line]: the mean of CHAIN loads one after another, the least of several tries. The pool is all 0.
 #define CHAIN 8
-extern "C" __global__ void latencies(const u64* pool, u32* cycles, u32* multiprocessors, int num_lines, int tries) {
+extern "C" __global__ void latencies(const u64* pool, u32* cycles, int num_lines, int tries) {
   if (threadIdx.x) return;
-  u32 id;
-  asm("mov.u32 %0, %smid;" : "=r"(id));
-  multiprocessors[blockIdx.x] = id;
   for (int l = 0; l < num_lines; ++l) {
     const u64* line = pool + 16 * l;
     u32 least = ~0u;
@@ -55,7 +52,7 @@ extern "C" __global__ void ping_pong(u64* a, u64* b, u64* cycles, int other, int
   if (first) *cycles = clock64() - began;
 }
 
-// An empty phase of the step kernel: every block writes 16 numbers as four quads (exchange.cuh) into COPIES copies, and
+// An empty phase of the step kernel: every block writes 16 numbers as four quads (exchange.cuh) into so many copies, and
 // reads all of the copy that is its own, each of seven warps its units of 128 numbers; asked for again is what was missing.
 #define QUADS_A_BLOCK 4
 #define EACH 3  // quads a thread reads at most

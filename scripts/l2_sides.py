@@ -7,10 +7,12 @@ JSON lines.
 
 import argparse
 import statistics
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from gpu_time import milliseconds
 from lines import append
 
 from bitbench.results.machine import collect
@@ -22,8 +24,9 @@ _LINES, _WORDS = 256, 16
 _ROUNDS = 2000
 
 
+@cache
 def kernel(name: str) -> Any:
-    """One of the source's."""
+    """One of the source's, compiled once."""
     return torch.cuda._compile_kernel(SOURCE.read_text(encoding="utf-8"), name, nvcc_options=["--std=c++17"])
 
 
@@ -35,9 +38,8 @@ def words(count: int) -> Any:
 def distances(blocks: int) -> Any:
     """Mean cycles of a load that finds its line in L2, float32 [blocks, lines]."""
     pool, cycles = words(_WORDS * _LINES), torch.zeros(blocks, _LINES, dtype=torch.int32, device="cuda")
-    ids = torch.zeros(blocks, dtype=torch.int32, device="cuda")
     for _ in range(2):  # the first time brings everything into caches
-        kernel("latencies")((blocks, 1, 1), (32, 1, 1), [pool, cycles, ids, _LINES, 8])
+        kernel("latencies")((blocks, 1, 1), (32, 1, 1), [pool, cycles, _LINES, 8])
     return cycles.float().cpu()
 
 
@@ -63,12 +65,9 @@ def phase_us(blocks: int, copies: int, phases: int, launches: int) -> float:
         pool = words(2 * copies * apart)
         pool[copies * apart :] = 1  # the first tags are 0 for the second half and then 1 for the first
         out = torch.zeros(blocks, device="cuda")
-        began, ended = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-        began.record()
-        run((blocks, 1, 1), (_THREADS, 1, 1), [pool, out, copies, apart, phases])
-        ended.record()
-        torch.cuda.synchronize()
-        times.append(began.elapsed_time(ended) * 1e3 / phases)
+        given = [pool, out, copies, apart, phases]
+        took_ms = milliseconds(partial(run, (blocks, 1, 1), (_THREADS, 1, 1), given))
+        times.append(took_ms * 1e3 / phases)
     return statistics.median(times)
 
 
