@@ -25,6 +25,8 @@ _MOST_ATTENDING, _MOST_O_PARTS = 8, 4
 # multiplies: what blocks exchange queues up behind more, and with less the memory idles. Measured on an H200 at 57,
 # 113, 226, 890 and 3,530 KB (docs/log.md). Where both are the same, blocks need not tell what they do.
 _IN_FLIGHT = ((2_000_000, 4, 8), (500_000, 1, 8), (150_000, 3, 4), (100_000, 1, 2), (0, 1, 1))
+_SPREAD = 4
+"""Of one sequence: more take so much longer to be read that lines in turn cost more than they save (docs/log.md)."""
 _LEAST_MULTIPLYING_BATCH = 2
 """Of several sequences: products take longer then."""
 
@@ -73,6 +75,11 @@ class Geometry:
         """Half of the ring at once: while it is worked on, the rest is filled."""
         return Blocks(self.num_blocks - self.num_attending, self.num_warps, self.num_granules * GRANULE // 2)
 
+    @property
+    def spread(self) -> int:
+        """How many sectors of L2 (32 bytes) apart neighbouring ones of what down sends lie."""
+        return _SPREAD if self.num_sequences == 1 else 1
+
     def macros(self) -> dict[str, str]:
         """As the kernel wants them."""
         return {
@@ -80,6 +87,7 @@ class Geometry:
             "NUM_GRANULES": str(self.num_granules),
             "SEQUENCES": str(self.num_sequences),
             "ATTENDING": str(self.num_attending),
+            "SPREAD": str(self.spread),
         }
 
 

@@ -170,7 +170,7 @@ def _buffers(forward: Forward, found: Streams, shape: Geometry, device: str, roo
         "attended": zeros(found.cuts.o_parts, batch, c.q_size // found.cuts.o_parts // 4),
         "from_o": zeros(found.cuts.o_parts, batch, c.hidden_size // 4),
         "inner": zeros(found.cuts.down_parts, batch, c.intermediate_size // found.cuts.down_parts // 4),
-        "from_down": zeros(found.cuts.down_parts, batch, c.hidden_size // 4),
+        "from_down": zeros(found.cuts.down_parts, batch, c.hidden_size // 4 * shape.spread),
         "parts": zeros(batch, c.num_heads, max_splits, c.head_dim + 2),
         "best": zeros(batch, -(-num_blocks // 2) * 2),
         "logits": zeros(batch, c.vocab_size, dtype=torch.float32),

@@ -102,6 +102,7 @@ struct Results {
   }
   // Of o's or down's.
   DEVICE u64* sums_at(int tile, int sequence, int row) const {
-    return quad_of<HIDDEN>(which == O ? s.from_o : s.from_down, sequence, 4 * (first + tile) + row / 4);
+    const int quad = quad_index<HIDDEN>(sequence, 4 * (first + tile) + row / 4);
+    return which == O ? s.from_o + quad : s.from_down + spread<SPREAD>(quad);
   }
 };

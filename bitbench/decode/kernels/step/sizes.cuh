@@ -3,7 +3,8 @@
 // QK_NORM, TIED, BF16 (0 or 1); O_PARTS and DOWN_PARTS, into how many parts the inputs of o and down are cut; WARPS that
 // multiply; NUM_GRANULES of the ring; IN_FLIGHT and IN_FLIGHT_BUSY, granules asked for and not there yet, at most, while a
 // block waits for others and while it multiplies, but for lm_head's;
-// SEQUENCES that are decoded at once, up to 8; ATTENDING, how many blocks are for attention alone; MOST_QKV, MOST_O,
+// SPREAD, how many sectors of L2 apart neighbouring ones of what down sends lie; SEQUENCES that are decoded at once, up to
+// 8; ATTENDING, how many blocks are for attention alone; MOST_QKV, MOST_O,
 // MOST_GATE_UP, MOST_DOWN and MOST_HEAD, how many tiles of each a block has at most; BATCH_QKV and so on, how many
 // of them are multiplied between two synchronisations.
 // For diagnosis: PROFILE 1 keeps when each block reached each place; FREE 1 lets nobody wait for another block, so what

@@ -55,7 +55,7 @@ struct Share {
   FIELD(u64*, attended)          /* quads: [O_PARTS][O_INPUTS / 32][SEQUENCES][8] */                                      \
   FIELD(u64*, from_o)            /* quads: [O_PARTS][HIDDEN / 32][SEQUENCES][8] */                                        \
   FIELD(u64*, inner)             /* quads: [DOWN_PARTS][DOWN_INPUTS / 32][SEQUENCES][8] */                                \
-  FIELD(u64*, from_down)         /* quads: [DOWN_PARTS][HIDDEN / 32][SEQUENCES][8] */                                     \
+  FIELD(u64*, from_down)         /* quads: [DOWN_PARTS][HIDDEN / 32][SEQUENCES][2][SPREAD, the first][4] */                \
   FIELD(u64*, parts)             /* packets: [SEQUENCES][HEADS][max_splits][HEAD_DIM + 2] */                          \
   FIELD(u64*, best)              /* [SEQUENCES][blocks, rounded up to even]: a block's largest logit and its row */    \
   FIELD(float*, logits)          /* [SEQUENCES][VOCAB] */                                                             \
@@ -151,12 +151,13 @@ struct Residual {
     unguess = divide_fast(1.0f, guess);
   }
 
-  template <int parts>
+  template <int parts, int apart>
   DEVICE void add(const u64* from, u32 tag) {
     u64 quads[EACH * parts][NEIGHBOURS / 4];
-    from += quad_place(column(), (u32)Hidden::first() / 4);
+    from += spread<apart>(quad_place(column(), (u32)Hidden::first() / 4));
     poll<Quads>(
-        quads, tag, [&](int k) { return from + SEQUENCES * (k % parts * HIDDEN + Hidden::distance(k / parts)) / 4; },
+        quads, tag,
+        [&](int k) { return from + spread<apart>(SEQUENCES * (k % parts * HIDDEN + Hidden::distance(k / parts)) / 4); },
         [&](int k) { return Hidden::has(k / parts); });
     UNROLL
     for (int i = 0; i < EACH; ++i)
@@ -364,8 +365,8 @@ DEVICE void normed_vector(const Step& s, Residual& r, Shared& m, PlaneSums<EACH>
   using P = Product<which>;
   NormWeights weights;
   weights.load(s.norms + (u64)(2 * layer + (which == GATE_UP)) * HIDDEN);
-  if (which == GATE_UP) r.add<O_PARTS>(s.from_o, tag);
-  else if (layer) r.add<DOWN_PARTS>(s.from_down, tag - 1);
+  if (which == GATE_UP) r.add<O_PARTS, 1>(s.from_o, tag);
+  else if (layer) r.add<DOWN_PARTS, SPREAD>(s.from_down, tag - 1);
   stamp(s, layer, which, 1);
   if (!m.share.count[which]) return;
   float mine[EACH][NEIGHBOURS];
