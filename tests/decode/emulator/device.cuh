@@ -130,6 +130,8 @@ inline float high(u32 v) { return (float)same_bits<_Float16>((u16)(v >> 16)); }
 static u32 round16(float f) { return same_bits<u16>((_Float16)f); }
 #endif
 inline u32 pack(float first, float second) { return round16(first) | round16(second) << 16; }
+inline u32 pair_sum(u32 a, u32 b) { return pack(low(a) + low(b), high(a) + high(b)); }
+inline u32 pair_product(u32 a, u32 b) { return pack(low(a) * low(b), high(a) * high(b)); }
 
 // ---- within a block -----------------------------------------------------------------------------------------------
 

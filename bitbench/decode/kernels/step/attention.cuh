@@ -179,6 +179,19 @@ struct Values {
   }
 };
 
+// In few steps one after another.
+template <int n>
+DEVICE float largest(const float (&of)[n]) {
+  float most[n];
+  UNROLL
+  for (int i = 0; i < n; ++i) most[i] = of[i];
+  UNROLL
+  for (int step = 1; step < n; step *= 2)
+    UNROLL
+    for (int i = 0; i + step < n; i += 2 * step) most[i] = larger(most[i], most[i + step]);
+  return most[0];
+}
+
 // Queries of eight heads times eight columns, 32 dimensions. A product has sixteen rows and there are eight heads: in
 // shared memory a lane's eight numbers lie so that its four words are a left operand as they are, with the first product's
 // numbers in rows 0 to 7 and the second's in rows 8 to 15. Of `first` the upper rows count, of `second` the lower.
@@ -240,15 +253,11 @@ DEVICE void attend(const Step& s, int layer, const Part& part, int position, u32
       for (int i = 0; i < 4; ++i) multiply_query(first_half[i], second_half[i], query[chunk], keys.at[i][chunk]);
     if (next < end) keys.load(s, head, next);  // under way while these are weighed
     UNROLL
-    for (int i = 0; i < 8; ++i) {  // of head g, at positions from 8 t on
+    for (int i = 0; i < 8; ++i)  // of head g, at positions from 8 t on
       score[i] = start + 8 * t + i < end ? first_half[i / 2][i % 2] + second_half[i / 2][2 + i % 2] : NEVER;
-      highest = score[i] > highest ? score[i] : highest;
-    }
+    highest = larger(highest, largest(score));
     UNROLL
-    for (int d = 1; d < 4; d *= 2) {
-      const float other = from_lane(highest, d);
-      highest = other > highest ? other : highest;
-    }
+    for (int d = 1; d < 4; d *= 2) highest = larger(highest, from_lane(highest, d));
     const float factor = exp2_fast(most - highest);
     most = highest, sum *= factor;
     u32 weights[4];
@@ -276,17 +285,22 @@ DEVICE void attend(const Step& s, int layer, const Part& part, int position, u32
       *(u64*)&a.out[warp()][g][8 * i + 2 * t] = (u64)as_bits(out[i][1]) << 32 | as_bits(out[i][0]);
   }
   block_sync();
-  for (int i = thread(); i < GROUP_HEADS * HEAD_DIM / 2; i += THREADS) {
+  constexpr int pairs = GROUP_HEADS * HEAD_DIM / 2;
+  UNROLL
+  for (int round = 0; round < (pairs + THREADS - 1) / THREADS; ++round) {
+    const int i = thread() + round * THREADS;
+    if (pairs % THREADS && i >= pairs) break;
     const int h = i / (HEAD_DIM / 2), d = i % (HEAD_DIM / 2) * 2;
     const int of_all = part.sequence * HEADS + kv * GROUP_HEADS + h;
-    float top = NEVER;
+    float most[WARPS + 1];
     UNROLL
-    for (int w = 0; w <= WARPS; ++w) top = a.most[w][h] > top ? a.most[w][h] : top;
+    for (int w = 0; w <= WARPS; ++w) most[w] = a.most[w][h];
+    const float top = largest(most);
     const u32 newest_two = *(const u32*)&a.value[d];
-    float total = exp2_fast(a.most[WARPS][h] - top), y = low(newest_two) * total, z = high(newest_two) * total;
+    float total = exp2_fast(most[WARPS] - top), y = low(newest_two) * total, z = high(newest_two) * total;
     UNROLL
     for (int w = 0; w < WARPS; ++w) {
-      const float factor = exp2_fast(a.most[w][h] - top);
+      const float factor = exp2_fast(most[w] - top);
       total = fmaf(a.sum[w][h], factor, total);
       const u64 two = *(const u64*)&a.out[w][h][d];
       y = fmaf(as_float((u32)two), factor, y), z = fmaf(as_float((u32)(two >> 32)), factor, z);

@@ -85,6 +85,7 @@ DEVICE u32 pack(float first, float second) {
   return v;
 }
 #define MMA_TYPES "f32.bf16.bf16.f32"
+#define PAIR_TYPE "bf16x2"
 #else
 DEVICE float low(u32 v) {
   float f;
@@ -102,7 +103,18 @@ DEVICE u32 pack(float first, float second) {
   return v;
 }
 #define MMA_TYPES "f32.f16.f16.f32"
+#define PAIR_TYPE "f16x2"
 #endif
+DEVICE u32 pair_sum(u32 a, u32 b) {
+  u32 v;
+  asm("add.rn." PAIR_TYPE " %0, %1, %2;" : "=r"(v) : "r"(a), "r"(b));
+  return v;
+}
+DEVICE u32 pair_product(u32 a, u32 b) {
+  u32 v;
+  asm("mul.rn." PAIR_TYPE " %0, %1, %2;" : "=r"(v) : "r"(a), "r"(b));
+  return v;
+}
 
 // c += A B on one warp's tensor cores: A 16 x 16, B 16 x 8, both of 16-bit numbers (PTX ISA, mma.m16n8k16). With
 // g = lane / 4 and t = lane % 4: a = A[g][2t, 2t+1], A[g+8][2t, 2t+1], A[g][2t+8, 2t+9], A[g+8][2t+8, 2t+9];

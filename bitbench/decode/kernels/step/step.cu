@@ -140,6 +140,9 @@ using Hidden = Portion<HIDDEN, UNIT, NEIGHBOURS>;
 #define EACH Hidden::each
 
 #define HEADROOM 0.0625f
+// Whether the two parts of down are added and norm weights applied in 16 bits, as transformers does, two numbers at a time:
+// several sequences have many of them.
+#define IN_PAIRS (SEQUENCES > 1 && !BF16)
 
 struct Residual {
   float at[EACH][NEIGHBOURS];
@@ -162,12 +165,16 @@ struct Residual {
     UNROLL
     for (int i = 0; i < EACH; ++i)
       UNROLL
-      for (int p = 0; p < parts; ++p)
-        UNROLL
-        for (int j = 0; j < NEIGHBOURS; j += 2) {
-          const u32 two = (u32)(quads[i * parts + p][j / 4] >> 16 * j % 64);
-          at[i][j] += low(two), at[i][j + 1] += high(two);
+      for (int j = 0; j < NEIGHBOURS; j += 2) {
+        const auto two = [&](int p) { return (u32)(quads[i * parts + p][j / 4] >> 16 * j % 64); };
+        if (IN_PAIRS && parts == 2) {
+          const u32 sum = pair_sum(two(0), two(1));
+          at[i][j] += low(sum), at[i][j + 1] += high(sum);
+          continue;
         }
+        UNROLL
+        for (int p = 0; p < parts; ++p) at[i][j] += low(two(p)), at[i][j + 1] += high(two(p));
+      }
   }
 
   // The sum of its squares over the warp's part, for `reciprocal_rms`, in BESIDE_STEPS steps; one lane of each column
@@ -223,6 +230,20 @@ DEVICE void scaled(const Residual& r, float guess, const NormWeights& weights, f
     for (int j = 0; j < NEIGHBOURS; j += 2) {
       const u32 two = (u32)(weights.at[i][j / 4] >> 16 * (j % 4));
       x[i][j] = r.at[i][j] * guess * low(two), x[i][j + 1] = r.at[i][j + 1] * guess * high(two);
+    }
+}
+
+// The same in 16 bits.
+DEVICE void scaled(const Residual& r, float guess, const NormWeights& weights, u64 (&x)[EACH][NEIGHBOURS / 4]) {
+  UNROLL
+  for (int i = 0; i < EACH; ++i)
+    UNROLL
+    for (int j = 0; j < NEIGHBOURS / 4; ++j) {
+      const float* four = r.at[i] + 4 * j;
+      const u64 w = weights.at[i][j];
+      const u32 a = pair_product(pack(four[0] * guess, four[1] * guess), (u32)w);
+      const u32 b = pair_product(pack(four[2] * guess, four[3] * guess), (u32)(w >> 32));
+      x[i][j] = (u64)b << 32 | a;
     }
 }
 
@@ -368,16 +389,17 @@ DEVICE void normed_vector(const Step& s, Residual& r, Shared& m, PlaneSums<EACH>
   if (which == GATE_UP) r.add<O_PARTS, 1>(s.from_o, tag);
   else if (layer) r.add<DOWN_PARTS, SPREAD>(s.from_down, tag - 1);
   stamp(s, layer, which, 1);
-  if (!m.share.count[which]) return;
+  if (which != GATE_UP && !m.share.count[which]) return;  // of gate and up every block has some
   float mine[EACH][NEIGHBOURS];
-  scaled(r, P::normed_planes ? 1.0f : r.guess, weights, mine);
+  if (!IN_PAIRS) scaled(r, P::normed_planes ? 1.0f : r.guess, weights, mine);
   if constexpr (P::normed_planes) {
     put_planes<P::bits, P::unit, Hidden>(mine, m.x, sums);
     if constexpr (!P::late) put_fixed<P::unit, Hidden>(sums, m.fixed);
   } else {
     u64 words[EACH][NEIGHBOURS / 4];
+    if (IN_PAIRS) scaled(r, r.guess, weights, words);
     UNROLL
-    for (int i = 0; i < EACH; ++i) packed(mine[i], words[i]);
+    for (int i = 0; i < EACH && !IN_PAIRS; ++i) packed(mine[i], words[i]);
     keep<Hidden>(words, m.x, vector_words(HIDDEN));
     if constexpr (!P::own_norm) block_sync();  // other warps' portions
     if constexpr (P::planes) into_planes<P>(m);

@@ -69,6 +69,7 @@ struct VectorPart {
   Words at[unit_inputs / 32];
   u64 own[pieces];  // for one sequence: this lane's four of 128 inputs, for their sum
   float sum[4];     // of the inputs, by columns
+  float more[4];    // for several sequences: of the second four of each lane's eight
 
   // Without the sums where the vector is used only once: they are found beside its products then.
   DEVICE void load(const Vector& x, int unit, bool with_sums) {
@@ -81,7 +82,7 @@ struct VectorPart {
     UNROLL
     for (int i = 0; i < unit_inputs / 32; ++i) at[i] = *(const Words*)(from + 16 * i);
     UNROLL
-    for (int k = 0; k < 4; ++k) sum[k] = 0;
+    for (int k = 0; k < 4; ++k) sum[k] = more[k] = 0;
     if (!with_sums) return;
     begin_sums();
     UNROLL
@@ -96,10 +97,14 @@ struct VectorPart {
     for (int i = 0; i < pieces && SEQUENCES == 1 && bits < 16; ++i) add_sums((u32)own[i], (u32)(own[i] >> 32), sum);
   }
   DEVICE void sum_chunk(int i) {
-    if (SEQUENCES > 1 && bits < 16) add_sums(at[i].x, at[i].y, sum), add_sums(at[i].z, at[i].w, sum);
+    if (SEQUENCES > 1 && bits < 16) add_sums(at[i].x, at[i].y, sum), add_sums(at[i].z, at[i].w, more);
   }
   DEVICE void end_sums() {
-    if (SEQUENCES > 1 || bits == 16) return;
+    if (bits == 16) return;
+    if (SEQUENCES > 1) {
+      sum[0] += more[0], sum[1] += more[1];
+      return;
+    }
     sum[0] += sum[1];
     sum[0] += from_lane(sum[0], 1), sum[0] += from_lane(sum[0], 2);
   }
