@@ -23,6 +23,10 @@
 static_assert(HEADS % KV_HEADS == 0 && GROUP_HEADS <= 8, "up to eight query heads share a key head");
 static_assert(HEAD_DIM == 64 || HEAD_DIM == 128, "heads of 64 or 128");
 
+struct alignas(8) Two {
+  float first, second;
+};
+
 struct AttentionScratch {
   alignas(16) u16 query[8][QUERY_ROW];
   alignas(16) u16 key[HEAD_DIM], value[HEAD_DIM];
@@ -62,26 +66,31 @@ struct Duty {
   Span span;
 };
 
-// One head of it.
+// One head of it, in one layer.
 struct Part {
   const Duty& duty;
   int kv, sequence;
+  u16 *keys, *values;  // [context][HEAD_DIM] and [context / CHUNK][HEAD_DIM][CHUNK]
 
-  DEVICE u64 head(int layer) const { return ((u64)layer * SEQUENCES + sequence) * KV_HEADS + kv; }
+  DEVICE Part(const Step& s, const Duty& duty, int layer, int head)
+      : duty(duty), kv(head / SEQUENCES), sequence(head % SEQUENCES) {
+    const u32 bytes = s.context * (2 * HEAD_DIM), of_all = (layer * SEQUENCES + sequence) * KV_HEADS + kv;
+    keys = (u16*)((u8*)s.keys + (u64)of_all * bytes), values = (u16*)((u8*)s.values + (u64)of_all * bytes);
+  }
 };
 
 // Where an even dimension d of a query and the next lie: of every eight the third pair comes before the second.
 DEVICE int query_place(int d) { return (d & ~6) | (d & 2) << 1 | (d & 4) >> 1; }
 
-// A part's keys and values of another layer into L2, while memory has little else to do: the block reads them soon.
-DEVICE void fetch_ahead(const Step& s, int layer, const Part& part) {
+// A part's keys and values into L2, while memory has little else to do: the block reads them soon.
+DEVICE void fetch_ahead(const Part& part) {
   constexpr int line = 64;  // numbers
   const Span& span = part.duty.span;
-  const u64 from = (part.head(layer) * s.context + span.begin) * HEAD_DIM;
+  const u32 from = span.begin * HEAD_DIM;
   const int size = (span.end - span.begin + CHUNK - 1) / CHUNK * CHUNK * HEAD_DIM;
   NO_UNROLL
   for (int i = thread() * line; i < size; i += THREADS * line)
-    prefetch_line(s.keys + from + i), prefetch_line(s.values + from + i);
+    prefetch_line(part.keys + from + i), prefetch_line(part.values + from + i);
 }
 
 // The query heads of a key head, its new key and its new value, from packets: norms (where the model has them),
@@ -91,10 +100,10 @@ DEVICE void receive_heads(const Step& s, int layer, const Part& part, int positi
   constexpr int turn = HEAD_DIM / 2, lanes = turn / 2, at_once = WARPS * 32 / lanes;
   constexpr int rounds = (GROUP_HEADS + 2 + at_once - 1) / at_once;
   const int d = thread() % lanes * 2;
-  const u64 cosines = load_constant((const u64*)(s.cos_sin + position * turn + d));
-  const u64 sines = load_constant((const u64*)(s.cos_sin + (s.context + position) * turn + d));
+  const u64 cosines = load_constant((const u64*)(s.cos_sin + (u32)(position * turn + d)));
+  const u64 sines = load_constant((const u64*)(s.cos_sin + (u32)((s.context + position) * turn + d)));
   const bool append = part.duty.append && part.duty.span.newest;
-  const u64* from = s.qkv + part.sequence * QKV_SIZE + d;
+  const u64* from = s.qkv + (u32)(part.sequence * QKV_SIZE + d);
   u64 packets[rounds * 2][2];
   poll<Packets>(
       packets, tag,
@@ -102,7 +111,7 @@ DEVICE void receive_heads(const Step& s, int layer, const Part& part, int positi
         const int h = thread() / lanes + k / 2 * at_once;
         const int row = h < GROUP_HEADS ? (kv * GROUP_HEADS + h) * HEAD_DIM
                                         : Q_SIZE + (h - GROUP_HEADS) * KV_SIZE + kv * HEAD_DIM;
-        return from + row + k % 2 * turn;
+        return from + (u32)(row + k % 2 * turn);
       },
       [&](int k) { return thread() / lanes + k / 2 * at_once < GROUP_HEADS + 2; });
   UNROLL
@@ -139,12 +148,11 @@ DEVICE void receive_heads(const Step& s, int layer, const Part& part, int positi
     u16* to = h < GROUP_HEADS ? a.query[h] + query_place(d) : (h == GROUP_HEADS ? a.key : a.value) + d;
     *(u32*)to = first, *(u32*)(to + turn) = second;
     if (!append || h < GROUP_HEADS) continue;
-    const u64 head = part.head(layer);
     if (h == GROUP_HEADS) {
-      u16* cache = s.keys + (head * s.context + position) * HEAD_DIM + d;
+      u16* cache = part.keys + (u32)(position * HEAD_DIM + d);
       *(u32*)cache = first, *(u32*)(cache + turn) = second;
     } else {
-      u16* cache = s.values + (head * s.context + position / CHUNK * CHUNK) * HEAD_DIM + d * CHUNK + position % CHUNK;
+      u16* cache = part.values + (u32)(position / CHUNK * CHUNK * HEAD_DIM + d * CHUNK + position % CHUNK);
       cache[0] = (u16)first, cache[CHUNK] = (u16)(first >> 16);
       cache += turn * CHUNK;
       cache[0] = (u16)second, cache[CHUNK] = (u16)(second >> 16);
@@ -157,9 +165,9 @@ DEVICE void receive_heads(const Step& s, int layer, const Part& part, int positi
 struct Keys {
   Words at[4][HEAD_DIM / 32];
 
-  DEVICE void load(const Step& s, u64 head, int start) {
+  DEVICE void load(const u16* keys, u32 start) {
     const int g = lane() / 4;
-    const u16* from = s.keys + (head * s.context + start + g / 2 * 8 + g % 2) * HEAD_DIM + 8 * (lane() % 4);
+    const u16* from = keys + (u32)((start + g / 2 * 8 + g % 2) * HEAD_DIM + 8 * (lane() % 4));
     UNROLL
     for (int tile = 0; tile < 4; ++tile)
       UNROLL
@@ -172,8 +180,8 @@ struct Keys {
 struct Values {
   Words at[HEAD_DIM / 8];
 
-  DEVICE void load(const Step& s, u64 head, int start) {
-    const u16* from = s.values + (head * s.context + start) * HEAD_DIM + 8 * lane();
+  DEVICE void load(const u16* values, u32 start) {
+    const u16* from = values + (u32)(start * HEAD_DIM + 8 * lane());
     UNROLL
     for (int tile = 0; tile < HEAD_DIM / 8; ++tile) at[tile] = load_words(from + 8 * CHUNK * tile);
   }
@@ -212,13 +220,12 @@ DEVICE void attend(const Step& s, int layer, const Part& part, int position, u32
   const int kv = part.kv, split = part.duty.split, splits = part.duty.splits;
   const Span& span = part.duty.span;
   const int end = span.end;
-  const u64 head = part.head(layer);
   const int g = lane() / 4, t = lane() % 4, first = span.begin + CHUNK * warp();
   Keys keys;
   Values values;
   if (first < end) {
-    keys.load(s, head, first);
-    if (HEAD_DIM == 64) values.load(s, head, first);  // registers do not suffice for more
+    keys.load(part.keys, first);
+    if (HEAD_DIM == 64) values.load(part.values, first);  // registers do not suffice for more
   }
   block_sync();  // what the phase before keeps here has been read
   receive_heads(s, layer, part, position, tag, a);
@@ -241,7 +248,7 @@ DEVICE void attend(const Step& s, int layer, const Part& part, int position, u32
   NO_UNROLL
   for (int start = first; start < end; start += CHUNK * WARPS) {
     const int next = start + CHUNK * WARPS;
-    if (HEAD_DIM != 64) values.load(s, head, start);
+    if (HEAD_DIM != 64) values.load(part.values, start);
     float first_half[4][4], second_half[4][4], score[8], highest = most;
     UNROLL
     for (int i = 0; i < 4; ++i)
@@ -251,7 +258,7 @@ DEVICE void attend(const Step& s, int layer, const Part& part, int position, u32
     for (int chunk = 0; chunk < HEAD_DIM / 32; ++chunk)
       UNROLL
       for (int i = 0; i < 4; ++i) multiply_query(first_half[i], second_half[i], query[chunk], keys.at[i][chunk]);
-    if (next < end) keys.load(s, head, next);  // under way while these are weighed
+    if (next < end) keys.load(part.keys, next);  // under way while these are weighed
     UNROLL
     for (int i = 0; i < 8; ++i)  // of head g, at positions from 8 t on
       score[i] = start + 8 * t + i < end ? first_half[i / 2][i % 2] + second_half[i / 2][2 + i % 2] : NEVER;
@@ -274,7 +281,7 @@ DEVICE void attend(const Step& s, int layer, const Part& part, int position, u32
       mma(out[i], weights[0], nothing[0], weights[1], nothing[1], v.x, v.y);
       mma(out[i], weights[2], nothing[2], weights[3], nothing[3], v.z, v.w);
     }
-    if (HEAD_DIM == 64 && next < end) values.load(s, head, next);
+    if (HEAD_DIM == 64 && next < end) values.load(part.values, next);
   }
   UNROLL
   for (int d = 1; d < 4; d *= 2) sum += from_lane(sum, d);
@@ -282,7 +289,7 @@ DEVICE void attend(const Step& s, int layer, const Part& part, int position, u32
   if (g < GROUP_HEADS) {
     UNROLL
     for (int i = 0; i < HEAD_DIM / 8; ++i)
-      *(u64*)&a.out[warp()][g][8 * i + 2 * t] = (u64)as_bits(out[i][1]) << 32 | as_bits(out[i][0]);
+      *(Two*)&a.out[warp()][g][8 * i + 2 * t] = {out[i][0], out[i][1]};
   }
   block_sync();
   constexpr int pairs = GROUP_HEADS * HEAD_DIM / 2;
@@ -302,15 +309,15 @@ DEVICE void attend(const Step& s, int layer, const Part& part, int position, u32
     for (int w = 0; w < WARPS; ++w) {
       const float factor = exp2_fast(most[w] - top);
       total = fmaf(a.sum[w][h], factor, total);
-      const u64 two = *(const u64*)&a.out[w][h][d];
-      y = fmaf(as_float((u32)two), factor, y), z = fmaf(as_float((u32)(two >> 32)), factor, z);
+      const Two two = *(const Two*)&a.out[w][h][d];
+      y = fmaf(two.first, factor, y), z = fmaf(two.second, factor, z);
     }
     if (splits == 1) {
       const float share = divide_fast(1.0f, total);
       if (x) x[i] = pack(y * share, z * share);
       else quad_of_pairs(attended(s, of_all, d), y * share, z * share, tag, true).send();
     } else {
-      u64* to = s.parts + (u64)(of_all * s.max_splits + split) * (HEAD_DIM + 2);
+      u64* to = s.parts + (u32)((of_all * s.max_splits + split) * (HEAD_DIM + 2));
       packet(to + d, y, tag).send(), packet(to + d + 1, z, tag).send();
       if (d == 0) packet(to + HEAD_DIM, top, tag).send(), packet(to + HEAD_DIM + 1, total, tag).send();
     }

@@ -82,23 +82,23 @@ DEVICE float marked(float y, u32 tag) {
 
 // Where quad i of a sequence's vector lies among those of all sequences: 32 numbers of each and then the next 32, as a warp
 // asks for them.
-DEVICE int quad_place(int sequence, int i) { return (i / 8 * SEQUENCES + sequence) * 8 + i % 8; }
+DEVICE u32 quad_place(u32 sequence, u32 i) { return (i / 8 * SEQUENCES + sequence) * 8 + i % 8; }
 // Quad i, counted through the parts that lie one after another in a buffer, of so many numbers each.
 template <int inputs>
-DEVICE int quad_index(int sequence, int i) {
+DEVICE u32 quad_index(u32 sequence, u32 i) {
   if (SEQUENCES == 1) return i;
-  const int part = i / (inputs / 4);
+  const u32 part = i / (inputs / 4);
   return part * SEQUENCES * (inputs / 4) + quad_place(sequence, i - part * (inputs / 4));
 }
 template <int inputs>
-DEVICE u64* quad_of(u64* buffer, int sequence, int i) {
+DEVICE u64* quad_of(u64* buffer, u32 sequence, u32 i) {
   return buffer + quad_index<inputs>(sequence, i);
 }
 
 // Where word i of a buffer is whose sectors (of four words) lie so many sectors apart. All blocks poll the same lines at
 // the same time, each in one slice of L2: this makes them more lines, with less to read in each.
 template <int apart>
-DEVICE constexpr int spread(int i) { return i + (i & ~3) * (apart - 1); }
+DEVICE constexpr u32 spread(u32 i) { return i + (i & ~3u) * (apart - 1); }
 
 // The first pair is of `marked` and its neighbour. A number too small to be marked is, too.
 DEVICE u64 quad(u32 first, u32 second, u32 tag) { return (u64)second << 32 | (first & ~1u) | (tag & 1); }

@@ -82,7 +82,7 @@ struct Results {
 
   DEVICE u64 bias_at(int tile, int row) const {
     if (!QKV_BIAS) return 0;
-    const u16* from = s.qkv_bias + (u64)layer * QKV_SIZE + 16 * (first + tile) + row;
+    const u16* from = s.qkv_bias + (u32)(layer * QKV_SIZE + 16 * (first + tile) + row);
     return rows_each == 1 ? load_constant(from) : load_constant((const u64*)from);
   }
 
@@ -95,14 +95,14 @@ struct Results {
   }
 
   DEVICE u64* qkv_at(int tile, int sequence, int row) const {
-    return s.qkv + sequence * QKV_SIZE + (first + tile) * 16 + row;
+    return s.qkv + (u32)(sequence * QKV_SIZE + (first + tile) * 16 + row);
   }
   DEVICE u64* inner_at(int tile, int sequence, int row) const {
     return quad_of<DOWN_INPUTS>(s.inner, sequence, 2 * (first + tile) + row / 4);
   }
   // Of o's or down's.
   DEVICE u64* sums_at(int tile, int sequence, int row) const {
-    const int quad = quad_index<HIDDEN>(sequence, 4 * (first + tile) + row / 4);
+    const u32 quad = quad_index<HIDDEN>(sequence, 4 * (first + tile) + row / 4);
     return which == O ? s.from_o + quad : s.from_down + spread<SPREAD>(quad);
   }
 };

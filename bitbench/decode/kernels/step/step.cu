@@ -210,7 +210,7 @@ struct NormWeights {
   u64 at[EACH][NEIGHBOURS / 4];
 
   DEVICE void load(const u16* from) {
-    from += Hidden::first();
+    from += (u32)Hidden::first();
     UNROLL
     for (int i = 0; i < EACH; ++i)
       UNROLL
@@ -385,7 +385,7 @@ template <int which>
 DEVICE void normed_vector(const Step& s, Residual& r, Shared& m, PlaneSums<EACH>& sums, int layer, u32 tag) {
   using P = Product<which>;
   NormWeights weights;
-  weights.load(s.norms + (u64)(2 * layer + (which == GATE_UP)) * HIDDEN);
+  weights.load(s.norms + (u32)((2 * layer + (which == GATE_UP)) * HIDDEN));
   if (which == GATE_UP) r.add<O_PARTS, 1>(s.from_o, tag);
   else if (layer) r.add<DOWN_PARTS, SPREAD>(s.from_down, tag - 1);
   stamp(s, layer, which, 1);
@@ -504,9 +504,9 @@ DEVICE void attention(const Step& s, Shared& m, const Duty& duty, int layer, int
   u32* const x = attends_itself(duty.splits) ? m.x : 0;
   NO_UNROLL
   for (int head = duty.head; head < KV_HEADS * SEQUENCES; head += num_blocks()) {
-    const Part part = {duty, head / SEQUENCES, head % SEQUENCES};
+    const Part part(s, duty, layer, head);
     attend(s, layer, part, position, tag, x, m.attention);
-    if (duty.splits > 1) fetch_ahead(s, layer + 1 < LAYERS ? layer + 1 : 0, part);
+    if (duty.splits > 1) fetch_ahead(Part(s, duty, layer + 1 < LAYERS ? layer + 1 : 0, head));
   }
   if (duty.splits > 1 && block() < s.multiplying)
     for (int piece = block(); piece < SEQUENCES * HEADS * JOINS; piece += s.multiplying)
