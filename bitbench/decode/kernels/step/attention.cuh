@@ -30,7 +30,7 @@ struct alignas(8) Two {
 struct AttentionScratch {
   alignas(16) u16 query[8][QUERY_ROW];
   alignas(16) u16 key[HEAD_DIM], value[HEAD_DIM];
-  float most[WARPS + 1][8], sum[WARPS][8];  // the last is the new token's score
+  Two most_and_sum[WARPS + 1][8];  // the last is the new token's score, and 1
   union {
     float out[WARPS][GROUP_HEADS][OUT_ROW];
     float joined[JOIN_GROUPS][2 * JOIN_PAIRS + 2];  // weighted sums, their maximum, the sum of weights
@@ -93,16 +93,26 @@ DEVICE void fetch_ahead(const Part& part) {
     prefetch_line(part.keys + from + i), prefetch_line(part.values + from + i);
 }
 
+#define HEAD_LANES (HEAD_DIM / 4)
+#define HEADS_AT_ONCE (THREADS / HEAD_LANES)
+static_assert(HEADS_AT_ONCE >= 2, "no thread has of both the new key and the new value");
+
+// This thread's four numbers of the new key or value, in 16 bits.
+struct NewNumbers {
+  u32 first, second;
+};
+
 // The query heads of a key head, its new key and its new value, from packets: norms (where the model has them),
 // rotation, 16 bits. A lane has two neighbouring dimensions of a head and the two that turn with them.
-DEVICE void receive_heads(const Step& s, int layer, const Part& part, int position, u32 tag, AttentionScratch& a) {
+DEVICE NewNumbers receive_heads(
+    const Step& s, int layer, const Part& part, int position, u32 tag, AttentionScratch& a) {
   const int kv = part.kv;
-  constexpr int turn = HEAD_DIM / 2, lanes = turn / 2, at_once = WARPS * 32 / lanes;
+  constexpr int turn = HEAD_DIM / 2, lanes = HEAD_LANES, at_once = HEADS_AT_ONCE;
   constexpr int rounds = (GROUP_HEADS + 2 + at_once - 1) / at_once;
   const int d = thread() % lanes * 2;
   const u64 cosines = load_constant((const u64*)(s.cos_sin + (u32)(position * turn + d)));
   const u64 sines = load_constant((const u64*)(s.cos_sin + (u32)((s.context + position) * turn + d)));
-  const bool append = part.duty.append && part.duty.span.newest;
+  NewNumbers fresh = {0, 0};
   const u64* from = s.qkv + (u32)(part.sequence * QKV_SIZE + d);
   u64 packets[rounds * 2][2];
   poll<Packets>(
@@ -147,16 +157,24 @@ DEVICE void receive_heads(const Step& s, int layer, const Part& part, int positi
     const u32 first = pack(x[0] * scale, x[1] * scale), second = pack(y[0] * scale, y[1] * scale);
     u16* to = h < GROUP_HEADS ? a.query[h] + query_place(d) : (h == GROUP_HEADS ? a.key : a.value) + d;
     *(u32*)to = first, *(u32*)(to + turn) = second;
-    if (!append || h < GROUP_HEADS) continue;
-    if (h == GROUP_HEADS) {
-      u16* cache = part.keys + (u32)(position * HEAD_DIM + d);
-      *(u32*)cache = first, *(u32*)(cache + turn) = second;
-    } else {
-      u16* cache = part.values + (u32)(position / CHUNK * CHUNK * HEAD_DIM + d * CHUNK + position % CHUNK);
-      cache[0] = (u16)first, cache[CHUNK] = (u16)(first >> 16);
-      cache += turn * CHUNK;
-      cache[0] = (u16)second, cache[CHUNK] = (u16)(second >> 16);
-    }
+    if (h >= GROUP_HEADS) fresh = {first, second};
+  }
+  return fresh;
+}
+
+// The new key and value into the cache, if that is the block's duty. Nobody in this step waits for it.
+DEVICE void append(const Part& part, int position, NewNumbers fresh) {
+  if (!part.duty.append || !part.duty.span.newest) return;
+  constexpr int turn = HEAD_DIM / 2;
+  const int d = thread() % HEAD_LANES * 2, h = thread() / HEAD_LANES;
+  if (h == GROUP_HEADS % HEADS_AT_ONCE) {
+    u16* cache = part.keys + (u32)(position * HEAD_DIM + d);
+    *(u32*)cache = fresh.first, *(u32*)(cache + turn) = fresh.second;
+  } else if (h == (GROUP_HEADS + 1) % HEADS_AT_ONCE) {
+    u16* cache = part.values + (u32)(position / CHUNK * CHUNK * HEAD_DIM + d * CHUNK + position % CHUNK);
+    cache[0] = (u16)fresh.first, cache[CHUNK] = (u16)(fresh.first >> 16);
+    cache += turn * CHUNK;
+    cache[0] = (u16)fresh.second, cache[CHUNK] = (u16)(fresh.second >> 16);
   }
 }
 
@@ -213,10 +231,65 @@ DEVICE u64* attended(const Step& s, int head, int d) {
   return quad_of<O_INPUTS>(s.attended, head / HEADS, (head % HEADS * HEAD_DIM + d) / 4);
 }
 
+// What a warp has found: of head g the largest score, this lane's sum of weights, and the weighted values of two
+// dimensions in every eight, `out`[][0] and [1].
+struct Weighed {
+  float most, sum, out[HEAD_DIM / 8][4];
+
+  // Adds CHUNK positions from `start` on, of which those before `end` count. With `first` there is nothing to add to.
+  // `scored` is called when keys are not needed any more.
+  template <bool first, class Scored>
+  DEVICE void add(const Words (&query)[HEAD_DIM / 32], const Keys& keys, const Values& values, int start, int end, Scored scored) {
+    float first_half[4][4], second_half[4][4], score[8];
+    UNROLL
+    for (int i = 0; i < 4; ++i)
+      UNROLL
+      for (int j = 0; j < 4; ++j) first_half[i][j] = second_half[i][j] = 0;
+    UNROLL
+    for (int chunk = 0; chunk < HEAD_DIM / 32; ++chunk)
+      UNROLL
+      for (int i = 0; i < 4; ++i) multiply_query(first_half[i], second_half[i], query[chunk], keys.at[i][chunk]);
+    scored();
+    const int seen = end - start - 8 * (lane() % 4);
+    UNROLL
+    for (int i = 0; i < 8; ++i)  // of head g, at positions from 8 t on
+      score[i] = i < seen ? first_half[i / 2][i % 2] + second_half[i / 2][2 + i % 2] : NEVER;
+    float highest = largest(score);
+    if (!first) highest = larger(highest, most);
+    UNROLL
+    for (int d = 1; d < 4; d *= 2) highest = larger(highest, from_lane(highest, d));
+    const float factor = first ? 0.0f : exp2_fast(most - highest);
+    u32 weights[4];
+    float sums[4];
+    UNROLL
+    for (int i = 0; i < 4; ++i) {
+      const float one = exp2_fast(score[2 * i] - highest), next_one = exp2_fast(score[2 * i + 1] - highest);
+      sums[i] = one + next_one, weights[i] = pack(one, next_one);
+    }
+    sum = first ? total(sums) : fmaf(sum, factor, total(sums));
+    most = highest;
+    const u32 nothing[4] = {opaque_zero(), opaque_zero(), opaque_zero(), opaque_zero()};  // rows 8 to 15
+    UNROLL
+    for (int i = 0; i < HEAD_DIM / 8; ++i) {
+      if (first) out[i][0] = out[i][1] = out[i][2] = out[i][3] = 0;
+      else out[i][0] *= factor, out[i][1] *= factor;
+      const Words& v = values.at[i];
+      mma(out[i], weights[0], nothing[0], weights[1], nothing[1], v.x, v.y);
+      mma(out[i], weights[2], nothing[2], weights[3], nothing[3], v.z, v.w);
+    }
+  }
+
+  DEVICE void add_nothing() {
+    most = NEVER, sum = 0;
+    UNROLL
+    for (int i = 0; i < HEAD_DIM / 8; ++i) out[i][0] = out[i][1] = 0;
+  }
+};
+
 // One key head over its part of the positions, the last of which may be the new one. Where the context is whole, the
 // 16-bit results go to `x` in shared memory or, where that is null, to other blocks; else the part's weighted sums,
 // their maximum and the sum of weights are sent for `join`.
-DEVICE void attend(const Step& s, int layer, const Part& part, int position, u32 tag, u32* x, AttentionScratch& a) {
+DEVICE NewNumbers attend(const Step& s, int layer, const Part& part, int position, u32 tag, u32* x, AttentionScratch& a) {
   const int kv = part.kv, split = part.duty.split, splits = part.duty.splits;
   const Span& span = part.duty.span;
   const int end = span.end;
@@ -228,7 +301,7 @@ DEVICE void attend(const Step& s, int layer, const Part& part, int position, u32
     if (HEAD_DIM == 64) values.load(part.values, first);  // registers do not suffice for more
   }
   block_sync();  // what the phase before keeps here has been read
-  receive_heads(s, layer, part, position, tag, a);
+  const NewNumbers fresh = receive_heads(s, layer, part, position, tag, a);
   block_sync();
   Words query[HEAD_DIM / 32];
   UNROLL
@@ -238,58 +311,35 @@ DEVICE void attend(const Step& s, int layer, const Part& part, int position, u32
     UNROLL
     for (int chunk = 0; chunk < HEAD_DIM / 32; ++chunk)
       multiply_query(first_half, second_half, query[chunk], *(const Words*)(a.key + 32 * chunk + 8 * t));
-    if (t == 0) a.most[WARPS][g] = span.newest ? first_half[0] + second_half[2] : NEVER;
+    if (t == 0) a.most_and_sum[WARPS][g] = {span.newest ? first_half[0] + second_half[2] : NEVER, 1};
   }
-  float most = NEVER, sum = 0, out[HEAD_DIM / 8][4];
-  UNROLL
-  for (int i = 0; i < HEAD_DIM / 8; ++i)
-    UNROLL
-    for (int j = 0; j < 4; ++j) out[i][j] = 0;
-  NO_UNROLL
-  for (int start = first; start < end; start += CHUNK * WARPS) {
-    const int next = start + CHUNK * WARPS;
-    if (HEAD_DIM != 64) values.load(part.values, start);
-    float first_half[4][4], second_half[4][4], score[8], highest = most;
-    UNROLL
-    for (int i = 0; i < 4; ++i)
-      UNROLL
-      for (int j = 0; j < 4; ++j) first_half[i][j] = second_half[i][j] = 0;
-    UNROLL
-    for (int chunk = 0; chunk < HEAD_DIM / 32; ++chunk)
-      UNROLL
-      for (int i = 0; i < 4; ++i) multiply_query(first_half[i], second_half[i], query[chunk], keys.at[i][chunk]);
-    if (next < end) keys.load(part.keys, next);  // under way while these are weighed
-    UNROLL
-    for (int i = 0; i < 8; ++i)  // of head g, at positions from 8 t on
-      score[i] = start + 8 * t + i < end ? first_half[i / 2][i % 2] + second_half[i / 2][2 + i % 2] : NEVER;
-    highest = larger(highest, largest(score));
-    UNROLL
-    for (int d = 1; d < 4; d *= 2) highest = larger(highest, from_lane(highest, d));
-    const float factor = exp2_fast(most - highest);
-    most = highest, sum *= factor;
-    u32 weights[4];
-    UNROLL
-    for (int i = 0; i < 4; ++i) {
-      const float one = exp2_fast(score[2 * i] - highest), next_one = exp2_fast(score[2 * i + 1] - highest);
-      sum += one + next_one, weights[i] = pack(one, next_one);
+  Weighed found;
+  if (first < end) {
+    const auto next_keys = [&](int start) {  // under way while those before are weighed
+      if (start + CHUNK * WARPS < end) keys.load(part.keys, start + CHUNK * WARPS);
+    };
+    const auto next_values = [&](int start) {
+      if (HEAD_DIM == 64 && start + CHUNK * WARPS < end) values.load(part.values, start + CHUNK * WARPS);
+    };
+    if (HEAD_DIM != 64) values.load(part.values, first);
+    found.add<true>(query, keys, values, first, end, [&] { next_keys(first); });
+    next_values(first);
+    NO_UNROLL
+    for (int start = first + CHUNK * WARPS; start < end; start += CHUNK * WARPS) {
+      if (HEAD_DIM != 64) values.load(part.values, start);
+      found.add<false>(query, keys, values, start, end, [&] { next_keys(start); });
+      next_values(start);
     }
-    const u32 nothing[4] = {opaque_zero(), opaque_zero(), opaque_zero(), opaque_zero()};  // rows 8 to 15
-    UNROLL
-    for (int i = 0; i < HEAD_DIM / 8; ++i) {
-      out[i][0] *= factor, out[i][1] *= factor;
-      const Words& v = values.at[i];
-      mma(out[i], weights[0], nothing[0], weights[1], nothing[1], v.x, v.y);
-      mma(out[i], weights[2], nothing[2], weights[3], nothing[3], v.z, v.w);
-    }
-    if (HEAD_DIM == 64 && next < end) values.load(part.values, next);
+  } else {
+    found.add_nothing();
   }
   UNROLL
-  for (int d = 1; d < 4; d *= 2) sum += from_lane(sum, d);
-  if (t == 0) a.most[warp()][g] = most, a.sum[warp()][g] = sum;
+  for (int d = 1; d < 4; d *= 2) found.sum += from_lane(found.sum, d);
+  if (t == 0) a.most_and_sum[warp()][g] = {found.most, found.sum};
   if (g < GROUP_HEADS) {
     UNROLL
     for (int i = 0; i < HEAD_DIM / 8; ++i)
-      *(Two*)&a.out[warp()][g][8 * i + 2 * t] = {out[i][0], out[i][1]};
+      *(Two*)&a.out[warp()][g][8 * i + 2 * t] = {found.out[i][0], found.out[i][1]};
   }
   block_sync();
   constexpr int pairs = GROUP_HEADS * HEAD_DIM / 2;
@@ -299,16 +349,17 @@ DEVICE void attend(const Step& s, int layer, const Part& part, int position, u32
     if (pairs % THREADS && i >= pairs) break;
     const int h = i / (HEAD_DIM / 2), d = i % (HEAD_DIM / 2) * 2;
     const int of_all = part.sequence * HEADS + kv * GROUP_HEADS + h;
+    Two parts[WARPS + 1];
     float most[WARPS + 1];
     UNROLL
-    for (int w = 0; w <= WARPS; ++w) most[w] = a.most[w][h];
+    for (int w = 0; w <= WARPS; ++w) parts[w] = a.most_and_sum[w][h], most[w] = parts[w].first;
     const float top = largest(most);
     const u32 newest_two = *(const u32*)&a.value[d];
     float total = exp2_fast(most[WARPS] - top), y = low(newest_two) * total, z = high(newest_two) * total;
     UNROLL
     for (int w = 0; w < WARPS; ++w) {
       const float factor = exp2_fast(most[w] - top);
-      total = fmaf(a.sum[w][h], factor, total);
+      total = fmaf(parts[w].second, factor, total);
       const Two two = *(const Two*)&a.out[w][h][d];
       y = fmaf(two.first, factor, y), z = fmaf(two.second, factor, z);
     }
@@ -323,6 +374,7 @@ DEVICE void attend(const Step& s, int layer, const Part& part, int position, u32
     }
   }
   block_sync();
+  return fresh;
 }
 
 // Joins the parts of some dimensions of one head; `piece` counts all sequences' heads and their pieces. A thread takes a

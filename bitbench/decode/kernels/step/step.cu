@@ -100,6 +100,13 @@ struct Product {
   static constexpr bool late = normed_planes && T::template small_for_all<most, batch> && T::template together<most>;
 };
 
+// Whether the weights of o are waited for with those of q, k and v: a block that attends for itself has nothing to wait
+// for before o.
+#define O_WITH_QKV                                                                                    \
+  (SEQUENCES == 1 && O_PARTS > 1 && Product<QKV>::T::template small<MOST_QKV, BATCH_QKV> &&           \
+   Product<O>::T::template small<MOST_O, BATCH_O> &&                                                  \
+   2 * (MOST_QKV * Product<QKV>::T::bytes + MOST_O * Product<O>::T::bytes) <= RING)
+
 #include "attention.cuh"
 #include "results.cuh"
 
@@ -454,7 +461,9 @@ DEVICE u64 product(
   stamp(s, layer, which, 0);
   delay();
   // While the vector is still under way.
-  if (count) {
+  if constexpr (which == QKV && O_WITH_QKV) {
+    ring.wait(count * T::bytes + m.share.count[O] * Product<O>::T::bytes);
+  } else if (count && !(which == O && O_WITH_QKV)) {
     const int at_first = P::most <= P::batch || count < P::batch ? count : P::batch;
     ring.wait((u32)(at_first * T::segment) * T::unit_bytes + (T::units <= T::segment ? at_first * T::end_bytes : 0));
   }
@@ -498,19 +507,22 @@ DEVICE Duty duty_of(const Shared& m, int position) {
   return {head, split, splits, !itself || first % tiles == 0, span_of(split, splits, position)};
 }
 
-// A layer's attention.
-DEVICE void attention(const Step& s, Shared& m, const Duty& duty, int layer, int position, u32 tag) {
+// A layer's attention. Where the block attends for itself it is left to the caller to append what comes back.
+DEVICE NewNumbers attention(const Step& s, Shared& m, const Duty& duty, int layer, int position, u32 tag) {
   delay();
   u32* const x = attends_itself(duty.splits) ? m.x : 0;
+  NewNumbers fresh = {0, 0};
   NO_UNROLL
   for (int head = duty.head; head < KV_HEADS * SEQUENCES; head += num_blocks()) {
     const Part part(s, duty, layer, head);
-    attend(s, layer, part, position, tag, x, m.attention);
+    fresh = attend(s, layer, part, position, tag, x, m.attention);
+    if (!x) append(part, position, fresh);
     if (duty.splits > 1) fetch_ahead(Part(s, duty, layer + 1 < LAYERS ? layer + 1 : 0, head));
   }
   if (duty.splits > 1 && block() < s.multiplying)
     for (int piece = block(); piece < SEQUENCES * HEADS * JOINS; piece += s.multiplying)
       join(s, piece, duty.splits, tag, m.attention);
+  return fresh;
 }
 
 // The residual begins as the token's embedding, and the first layer's guess is right.
@@ -551,8 +563,9 @@ DEVICE void decode(const Step& s, Ring& ring, Sums& sums, Shared& m) {
       NO_UNROLL
       for (int layer = 0; layer < LAYERS; ++layer, ++tag) {
         product<QKV>(s, ring, sums, r, m, layer, splits, tag);
-        attention(s, m, duty, layer, position, tag);
+        const NewNumbers fresh = attention(s, m, duty, layer, position, tag);
         product<O>(s, ring, sums, r, m, layer, splits, tag);
+        if (attends_itself(splits) && duty.head < KV_HEADS) append(Part(s, duty, layer, duty.head), position, fresh);
         product<GATE_UP>(s, ring, sums, r, m, layer, splits, tag);
         product<DOWN>(s, ring, sums, r, m, layer, splits, tag);
       }
