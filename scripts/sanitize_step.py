@@ -97,7 +97,7 @@ def main() -> None:
     arguments = parser.parse_args()
     device = arguments.device
     for method, batch in itertools.product(arguments.method or METHODS, arguments.batch or (1, 8)):
-        kernel = on_cuda(forward(method, device), device, CONFIG.context_len, batch_size=batch)
+        kernel = on_cuda(forward(method, device), device, CONFIG.context_len, batch_size=batch, places=0)
         buffers = kernel._buffers
         for context in arguments.context or (40, 2000):
             buffers["keys"].normal_()

@@ -1,5 +1,6 @@
 """Launches kernels/step: greedy decode steps of up to eight sequences as one persistent kernel."""
 
+import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -8,6 +9,7 @@ from bitbench.decode.cuda_source import Arguments, compiled
 from bitbench.decode.deal import Share, most_tiles
 from bitbench.decode.forward import Forward
 from bitbench.decode.geometry import Geometry, check, geometry, in_flight
+from bitbench.decode.placing import tried
 from bitbench.decode.prompts import Prompts
 from bitbench.decode.step_source import FILE, NUM_WARPS, macros
 from bitbench.decode.steps import FirstOfAll
@@ -15,8 +17,10 @@ from bitbench.decode.stream import GRANULE, Streams, streamed
 from bitbench.decode.weights import Weights
 
 CHUNK = 32
-"""Positions that a warp attends to at a time, as attention.cuh has it: values of so many lie together."""
+"""Positions that a warp attends to at a time: values of so many lie together."""
 _MOST_STEPS = 4096
+_POLLED = ("qkv", "attended", "from_o", "inner", "from_down")
+_PLACES_TRIED, _STEPS_TRIED = 8, 16
 _STAMPS = (5, 10)  # NUM_PRODUCTS and PLACES of step.cu
 
 Launch = Callable[[Arguments], None]
@@ -59,7 +63,25 @@ class StepKernel(FirstOfAll):
 
     def macros(self) -> dict[str, str]:
         """What the kernel must be compiled with."""
-        return macros(self.forward.config, self.forward.weights) | self.geometry.macros() | self._macros
+        sizes = macros(self.forward.config, self.forward.weights) | self.geometry.macros() | self._macros
+        return sizes | {"CHUNK": str(CHUNK)}
+
+    def settle(self, tries: int = _PLACES_TRIED, num_steps: int = _STEPS_TRIED) -> None:
+        """Put what blocks exchange where steps take least. Forgets prompts; the cache needs room for so many steps."""
+
+        def seconds(places: Mapping[str, Any]) -> float:
+            self._buffers |= places
+            self._forget()
+            self.advance(num_steps)
+            return statistics.median(self.step_times_s())
+
+        self._buffers |= tried(self._buffers, _POLLED, seconds, tries)
+        self._forget()
+
+    def _forget(self) -> None:
+        """As new: nothing was exchanged, and no step taken."""
+        for name in (*_POLLED, "parts", "best", "token", "position", "steps_done"):
+            self._buffers[name].zero_()
 
     def start_all(self, ids: Sequence[Sequence[int]]) -> None:
         """Read the prompts, as the plain decoder does, and choose their first tokens."""
@@ -124,9 +146,10 @@ def on_cuda(
     extra: Mapping[str, str] | None = None,
     *,
     batch_size: int = 1,
+    places: int = _PLACES_TRIED,
 ) -> StepKernel:
     """For the GPU `device`, so many sequences and at least `room` positions, compiled for this model; `extra` are more
-    macros.
+    macros. Of so many `places` of what blocks exchange the best is found by taking steps; with 0 nothing is tried.
 
     Raises Unsupported.
     """
@@ -141,6 +164,8 @@ def on_cuda(
     options = {**kernel.macros(), **(extra or {})}
     run = compiled(FILE, "decode_steps", options, device, shape.shared_bytes(forward.config))
     kernel.launch = lambda arguments: run(shape.num_blocks, 32 * (num_warps + 1), arguments)
+    if places:
+        kernel.settle(places)
     return kernel
 
 

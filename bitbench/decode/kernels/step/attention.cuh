@@ -10,7 +10,6 @@
 // Values behind the last position must be numbers, for they are multiplied by 0.
 
 #define GROUP_HEADS (HEADS / KV_HEADS)
-#define CHUNK 32         // positions that a warp takes at a time
 #define NEVER (-1e30f)   // the score of a position that is not seen
 #define LOG2_E 1.4426950408889634f
 #define QUERY_ROW (HEAD_DIM + 32)  // 16-bit numbers; rows begin in alternate halves of the banks
@@ -205,19 +204,6 @@ struct Values {
   }
 };
 
-// In few steps one after another.
-template <int n>
-DEVICE float largest(const float (&of)[n]) {
-  float most[n];
-  UNROLL
-  for (int i = 0; i < n; ++i) most[i] = of[i];
-  UNROLL
-  for (int step = 1; step < n; step *= 2)
-    UNROLL
-    for (int i = 0; i + step < n; i += 2 * step) most[i] = larger(most[i], most[i + step]);
-  return most[0];
-}
-
 // Queries of eight heads times eight columns, 32 dimensions. A product has sixteen rows and there are eight heads: in
 // shared memory a lane's eight numbers lie so that its four words are a left operand as they are, with the first product's
 // numbers in rows 0 to 7 and the second's in rows 8 to 15. Of `first` the upper rows count, of `second` the lower.
@@ -239,7 +225,8 @@ struct Weighed {
   // Adds CHUNK positions from `start` on, of which those before `end` count. With `first` there is nothing to add to.
   // `scored` is called when keys are not needed any more.
   template <bool first, class Scored>
-  DEVICE void add(const Words (&query)[HEAD_DIM / 32], const Keys& keys, const Values& values, int start, int end, Scored scored) {
+  DEVICE void add(
+      const Words (&query)[HEAD_DIM / 32], const Keys& keys, const Values& values, int start, int end, Scored scored) {
     float first_half[4][4], second_half[4][4], score[8];
     UNROLL
     for (int i = 0; i < 4; ++i)

@@ -36,13 +36,3 @@ struct Portion {
     return warp() + (turn + first_turn()) * WARPS < units;
   }
 };
-
-// Of few numbers, in few steps one after another.
-template <int n>
-DEVICE float total(float (&of)[n]) {
-  UNROLL
-  for (int step = 1; step < n; step *= 2)
-    UNROLL
-    for (int i = 0; i + step < n; i += 2 * step) of[i] += of[i + step];
-  return of[0];
-}

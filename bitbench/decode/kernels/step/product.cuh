@@ -198,7 +198,7 @@ DEVICE void add_four(float (&y)[4], const float* from, bool first) {
 
 // What met in `sums` of `tiles` tiles, the first of which is `first` of `count`, is summed and handed to `done`. With 8 bits
 // the tiles' scales lie in the ring from `ends` on. `met` is for the first of all, after the sums have been asked for.
-template <int bits, int units, bool one_round, class Met, class Done>
+template <int bits, int warps, bool one_round, class Met, class Done>
 DEVICE void finish_rows(
     const Ring& ring, u32 ends, const float* sums, int first, int tiles, int count, Met met, Done& done) {
   const int row = thread() % ROWS;
@@ -206,7 +206,6 @@ DEVICE void finish_rows(
   for (int base = 0; base < tiles; base += one_round ? tiles : GROUPS) {
     const int wanted = base + group(), tile = wanted < tiles ? wanted : tiles - 1;  // no branches
     const float* from = sums + tile * TILE_SUMS + row;
-    constexpr int warps = units < WARPS ? units : WARPS;
     float of[warps];
     UNROLL
     for (int w = 0; w < warps; ++w) of[w] = from[w * WARP_SUMS];
@@ -219,7 +218,7 @@ DEVICE void finish_rows(
 
 // As `finish_rows` for several sequences, four rows a thread: so nobody needs another's. `pairs`: rows 0 to 7 are wanted
 // together with rows 8 to 15.
-template <int bits, int units, bool pairs, class Done>
+template <int bits, int warps, bool pairs, class Done>
 DEVICE void finish_quads(const Ring& ring, u32 ends, const float* sums, int first, int tiles, Done& done) {
   constexpr int parts = pairs ? 2 : 1, lanes = ROWS / 4 / parts, at_once = ROWS / lanes;
   if (group() >= ONE_SEQUENCE) return;
@@ -230,7 +229,7 @@ DEVICE void finish_quads(const Ring& ring, u32 ends, const float* sums, int firs
     UNROLL
     for (int p = 0; p < parts; ++p) {
       UNROLL
-      for (int w = 0; w < (units < WARPS ? units : WARPS); ++w) {
+      for (int w = 0; w < warps; ++w) {
         const float* from = sums + tile * TILE_SUMS + w * WARP_SUMS + sequence * SUMS_ROW + row + 8 * p;
         add_four(y[p], from, w == 0);
       }
@@ -323,10 +322,10 @@ DEVICE void multiply(
     mark(7);
     if constexpr (SEQUENCES == 1) {
       constexpr bool one_round = most <= at_once && most <= GROUPS;
-      finish_rows<bits, T::units, one_round>(ring, ends, sums.at(), first, tiles, count, met, done);
+      finish_rows<bits, T::warps, one_round>(ring, ends, sums.at(), first, tiles, count, met, done);
     } else {
       if (!first) met();
-      finish_quads<bits, T::units, pairs>(ring, ends, sums.at(), first, tiles, done);
+      finish_quads<bits, T::warps, pairs>(ring, ends, sums.at(), first, tiles, done);
     }
     sums.has_read();
   }

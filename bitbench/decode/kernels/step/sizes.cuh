@@ -1,6 +1,6 @@
 // The launcher gives, as macros: HIDDEN INTER LAYERS HEADS KV_HEADS HEAD_DIM VOCAB EPS; BITS and HEAD_BITS (16, 8 or 4)
 // of the layers' and lm_head's weights; UNIT, O_UNIT and HEAD_UNIT, inputs of a unit of these (tile.cuh); QKV_BIAS,
-// QK_NORM, TIED, BF16 (0 or 1); O_PARTS and DOWN_PARTS, into how many parts the inputs of o and down are cut; WARPS that
+// QK_NORM, TIED, BF16 (0 or 1); CHUNK, positions that a warp attends to at a time; O_PARTS and DOWN_PARTS, into how many parts the inputs of o and down are cut; WARPS that
 // multiply; NUM_GRANULES of the ring; IN_FLIGHT and IN_FLIGHT_BUSY, granules asked for and not there yet, at most, while a
 // block waits for others and while it multiplies, but for lm_head's;
 // SPREAD, how many sectors of L2 apart neighbouring ones of what down sends lie; SEQUENCES that are decoded at once, up to

@@ -21,6 +21,7 @@
 #define DOWN_INPUTS (INTER / DOWN_PARTS)
 #define MOST_PARTS (O_PARTS > DOWN_PARTS ? O_PARTS : DOWN_PARTS)
 
+#include "few.cuh"
 #include "ring.cuh"
 #include "portion.cuh"
 #include "exchange.cuh"
@@ -389,14 +390,15 @@ DEVICE void into_planes(Shared& m) {
 
 // The residual with what has been sent, normed, into m.x. `sums` are for `late` planes.
 template <int which>
-DEVICE void normed_vector(const Step& s, Residual& r, Shared& m, PlaneSums<EACH>& sums, int layer, u32 tag) {
+DEVICE void normed_vector(
+    const Step& s, Residual& r, Shared& m, PlaneSums<EACH>& sums, int layer, int count, u32 tag) {
   using P = Product<which>;
   NormWeights weights;
   weights.load(s.norms + (u32)((2 * layer + (which == GATE_UP)) * HIDDEN));
   if (which == GATE_UP) r.add<O_PARTS, 1>(s.from_o, tag);
   else if (layer) r.add<DOWN_PARTS, SPREAD>(s.from_down, tag - 1);
   stamp(s, layer, which, 1);
-  if (which != GATE_UP && !m.share.count[which]) return;  // of gate and up every block has some
+  if (which != GATE_UP && !count) return;  // of gate and up every block has some
   float mine[EACH][NEIGHBOURS];
   if (!IN_PAIRS) scaled(r, P::normed_planes ? 1.0f : r.guess, weights, mine);
   if constexpr (P::normed_planes) {
@@ -439,11 +441,11 @@ DEVICE void received_vector(const Step& s, Shared& m, u32 tag) {
 // to its own portion.
 template <int which>
 DEVICE void vector_of(
-    const Step& s, Residual& r, Shared& m, PlaneSums<EACH>& sums, int layer, int splits, u32 tag) {
+    const Step& s, Residual& r, Shared& m, PlaneSums<EACH>& sums, int layer, int splits, int count, u32 tag) {
   using P = Product<which>;
   if constexpr (P::norm) {
-    normed_vector<which>(s, r, m, sums, layer, tag);
-  } else if (m.share.count[which]) {
+    normed_vector<which>(s, r, m, sums, layer, count, tag);
+  } else if (count) {
     if (which != O || !attends_itself(splits)) received_vector<which>(s, m, tag);
     else if constexpr (P::planes) into_planes<P>(m), warp_sync();
     stamp(s, layer, which, 1);
@@ -470,7 +472,7 @@ DEVICE u64 product(
   results.prepare();
   const Pace pace = {&m.under_way};
   PlaneSums<EACH> plane_sums;
-  vector_of<which>(s, r, m, plane_sums, layer, splits, tag);
+  vector_of<which>(s, r, m, plane_sums, layer, splits, count, tag);
   pace.multiplying();
   delay();
   stamp(s, layer, which, 2);

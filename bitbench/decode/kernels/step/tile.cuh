@@ -28,6 +28,7 @@ DEVICE constexpr int vector_words(int inputs) { return inputs / 2 + (inputs / 2 
 template <int bits, int inputs, int unit_inputs>
 struct Tile {
   static constexpr int units = inputs / unit_inputs;
+  static constexpr int warps = units < WARPS ? units : WARPS;  // that have some
   static constexpr int unit_bytes = ROWS * unit_inputs * bits / 8 + (bits == 4 ? 4 * ROWS : 0);
   static constexpr int end_bytes = bits == 8 ? 4 * ROWS : 0;
   static constexpr int bytes = units * unit_bytes + end_bytes;

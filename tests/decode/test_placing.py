@@ -1,0 +1,29 @@
+"""Where polled buffers are put."""
+
+import torch
+
+from bitbench.decode.placing import tried
+
+
+def test_the_fastest_of_the_places_is_taken_and_nothing_overlaps():
+    buffers = {"a": torch.ones(3, 5, dtype=torch.int64), "b": torch.ones(40, dtype=torch.int64), "c": torch.ones(1)}
+    seen: list[tuple[int, float]] = []
+
+    def seconds(places):
+        spans = sorted((t.data_ptr() // 128, (t.data_ptr() + t.nbytes - 1) // 128) for t in places.values())
+        assert spans[0][1] < spans[1][0], "a line of its own for each"
+        for place in places.values():
+            place.fill_(7)
+        took = len(seen) % 5 + 1.0  # each place is tried twice in a row: 1 2, 3 4, 5 1, 2 3
+        seen.append((places["a"].data_ptr(), took))
+        return took
+
+    found = tried(buffers, ("a", "b"), seconds, tries=4)
+    assert len(seen) == 8
+    assert [a for a, _ in seen[::2]] == [a for a, _ in seen[1::2]]
+    assert len({a for a, _ in seen}) > 1
+    assert found["a"].data_ptr() == next(a for a, took in seen if took == 1)
+    assert set(found) == {"a", "b"}
+    assert [found[n].shape for n in "ab"] == [buffers[n].shape for n in "ab"]
+    assert not found["a"].any()
+    assert not found["b"].any()
