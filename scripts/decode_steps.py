@@ -86,7 +86,8 @@ def timed(kernel: Steps, vocab_size: int, prompt_len: int, output_len: int, repe
 
 def where(kernel: StepKernel) -> dict[str, dict[str, float]]:
     """Mean cycles between the places of each product, over the blocks that have tiles of it and all layers but the
-    first and the last; `received` begins where the product before ended.
+    first and the last; `received` begins where the product before ended, and `last_received` is that of the block
+    that waits least, since the others wait for it.
     """
     stamps = kernel.stamps().long().cpu() & 0xFFFFFFFF
     counts = kernel._buffers["shares"].cpu()[:, 5:10]
@@ -96,6 +97,7 @@ def where(kernel: StepKernel) -> dict[str, dict[str, float]]:
         rows = rows[:, -1:, number] if name == "head" else rows[:, 1:-2, number]
         steps = rows.diff(dim=2)[..., : len(PLACES)] % 2**32
         found[name] = {p: round(float(v)) for p, v in zip(PLACES, steps.float().mean(dim=(0, 1)), strict=True)}
+        found[name]["last_received"] = round(float(steps[..., 0].amin(dim=0).float().mean()))
     multiplying = stamps[counts[:, 4] > 0]
     layers = multiplying[:, 1:-1, 0, 0].diff(dim=1) % 2**32
     attention = (multiplying[:, 1:-2, 1, 0] - multiplying[:, 1:-2, 0, 8]) % 2**32

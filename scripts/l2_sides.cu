@@ -1,5 +1,5 @@
 // How far lines of L2 are from each multiprocessor, how long a word takes from one to another, and what it saves to hand a
-// vector on in several copies.
+// vector on in several copies, or spread over more lines.
 
 typedef unsigned int u32;
 typedef unsigned long long u64;
@@ -54,11 +54,14 @@ extern "C" __global__ void ping_pong(u64* a, u64* b, u64* cycles, int other, int
 
 // An empty phase of the step kernel: every block writes 16 numbers as four quads (exchange.cuh) into so many copies, and
 // reads all of the copy that is its own, each of seven warps its units of 128 numbers; asked for again is what was missing.
+// Sectors of four quads lie `sectors` sectors apart.
 #define QUADS_A_BLOCK 4
 #define EACH 3  // quads a thread reads at most
 
+__device__ __forceinline__ int place(int quad, int sectors) { return quad + (quad & ~3) * (sectors - 1); }
+
 extern "C" __global__ void __launch_bounds__(THREADS, 1)
-    exchange(u64* pool, float* out, int copies, int apart, int phases) {
+    exchange(u64* pool, float* out, int copies, int apart, int sectors, int phases) {
   __shared__ float scratch[2][THREADS];
   const int quads = QUADS_A_BLOCK * gridDim.x;
   u64* const halves[2] = {pool, pool + (u64)copies * apart};
@@ -71,7 +74,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
     const u64 quad = (u64)(blockIdx.x + phase) << 32 | value;
     for (int i = threadIdx.x; i < 2 * copies; i += THREADS)
       asm volatile("st.relaxed.gpu.global.v2.u64 [%0], {%1, %2};" ::"l"(
-                       halves[parity] + i / 2 * apart + QUADS_A_BLOCK * blockIdx.x + i % 2 * 2),
+                       halves[parity] + i / 2 * apart + place(QUADS_A_BLOCK * blockIdx.x + i % 2 * 2, sectors)),
                    "l"(quad), "l"(quad) : "memory");
     u64 w[EACH];
 #pragma unroll
@@ -81,7 +84,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
 #pragma unroll
       for (int k = 0; k < EACH; ++k)
         asm volatile("{.reg .pred p; setp.ne.u32 p, %2, 0; @p ld.relaxed.gpu.global.u64 %0, [%1];}"
-                     : "+l"(w[k]) : "l"(from[parity] + threadIdx.x + k * THREADS), "r"(((u32)w[k] ^ tag) & 1) : "memory");
+                     : "+l"(w[k]) : "l"(from[parity] + place(threadIdx.x + k * THREADS, sectors)), "r"(((u32)w[k] ^ tag) & 1) : "memory");
       differing = 0;
 #pragma unroll
       for (int k = EACH - 1; k >= 0; --k)

@@ -1,6 +1,6 @@
 """How far lines of L2 are from each multiprocessor, how long a word takes from one to another, and what an empty phase
-takes in which all blocks hand a vector on, by the number of blocks and of copies (l2_sides.cu). With --out, appends
-JSON lines.
+takes in which all blocks hand a vector on, by the number of blocks, of copies and of sectors from one to the next
+(l2_sides.cu). With --out, appends JSON lines.
 
     python scripts/l2_sides.py --out results/h200-l2-sides.jsonl
 """
@@ -57,15 +57,15 @@ def one_way_cycles(blocks: int, other: int) -> float:
     return int(cycles) / _ROUNDS / 2
 
 
-def phase_us(blocks: int, copies: int, phases: int, launches: int) -> float:
+def phase_us(blocks: int, copies: int, sectors: int, phases: int, launches: int) -> float:
     """Median time of a phase; each copy begins two lines behind the last one's end."""
-    apart = -(-4 * blocks // _WORDS) * _WORDS + 2 * _WORDS
+    apart = -(-4 * blocks * sectors // _WORDS) * _WORDS + 2 * _WORDS
     run, times = kernel("exchange"), []
     for _ in range(launches):
         pool = words(2 * copies * apart)
         pool[copies * apart :] = 1  # the first tags are 0 for the second half and then 1 for the first
         out = torch.zeros(blocks, device="cuda")
-        given = [pool, out, copies, apart, phases]
+        given = [pool, out, copies, apart, sectors, phases]
         took_ms = milliseconds(partial(run, (blocks, 1, 1), (_THREADS, 1, 1), given))
         times.append(took_ms * 1e3 / phases)
     return statistics.median(times)
@@ -104,8 +104,11 @@ def main() -> None:
     })  # fmt: skip
     for blocks in (2, 8, 16, 32, 64, most):
         for copies in (1, 2, 4, 8) if blocks < most else (1, 2, 3, 4, 8, 16, 33, 66, most):
-            us = phase_us(blocks, copies, given.phases, given.launches)
+            us = phase_us(blocks, copies, 1, given.phases, given.launches)
             told({"blocks": blocks, "copies": copies, "phase_us": round(us, 4)})
+    for sectors in (1, 2, 4, 8, 16):
+        us = phase_us(most, 1, sectors, given.phases, given.launches)
+        told({"blocks": most, "copies": 1, "sectors_apart": sectors, "phase_us": round(us, 4)})
 
 
 if __name__ == "__main__":

@@ -15,9 +15,9 @@ _MOST_LINES_BETWEEN = 512
 
 def tried(
     buffers: Mapping[str, Any], names: Iterable[str], seconds: Callable[[Mapping[str, Any]], float], tries: int
-) -> dict[str, Any]:
-    """The named buffers of int64 at the places with which `seconds` was least, and 0 there. It is called twice with
-    buffers at each of so many places, and the lesser counts: a GPU that has just woken up is slow.
+) -> tuple[dict[str, Any], tuple[float, ...]]:
+    """The named buffers of int64 at the places with which `seconds` was least, and 0 there; and what it was at each of
+    so many places. It is called twice at each, and the lesser counts: a GPU that has just woken up is slow.
     """
     import torch
 
@@ -26,9 +26,9 @@ def tried(
     pool = torch.zeros(lines * _LINE, dtype=torch.int64, device=buffers[names[0]].device)
     draw = random.Random(0)
     places = [_places(pool, buffers, names, draw) for _ in range(tries)]
-    found = min(places, key=lambda place: min(seconds(place) for _ in range(2)))
+    took = tuple(min(seconds(place) for _ in range(2)) for place in places)
     pool.zero_()
-    return found
+    return places[took.index(min(took))], took
 
 
 def _places(pool: Any, buffers: Mapping[str, Any], names: tuple[str, ...], draw: random.Random) -> dict[str, Any]:

@@ -66,8 +66,11 @@ class StepKernel(FirstOfAll):
         sizes = macros(self.forward.config, self.forward.weights) | self.geometry.macros() | self._macros
         return sizes | {"CHUNK": str(CHUNK)}
 
-    def settle(self, tries: int = _PLACES_TRIED, num_steps: int = _STEPS_TRIED) -> None:
-        """Put what blocks exchange where steps take least. Forgets prompts; the cache needs room for so many steps."""
+    def settle(self, tries: int = _PLACES_TRIED, num_steps: int = _STEPS_TRIED) -> tuple[float, ...]:
+        """Put what blocks exchange where steps take least. Returns a step's seconds at each place that was tried.
+
+        Forgets prompts; the cache needs room for so many steps.
+        """
 
         def seconds(places: Mapping[str, Any]) -> float:
             self._buffers |= places
@@ -75,8 +78,10 @@ class StepKernel(FirstOfAll):
             self.advance(num_steps)
             return statistics.median(self.step_times_s())
 
-        self._buffers |= tried(self._buffers, _POLLED, seconds, tries)
+        found, took = tried(self._buffers, _POLLED, seconds, tries)
+        self._buffers |= found
         self._forget()
+        return took
 
     def _forget(self) -> None:
         """As new: nothing was exchanged, and no step taken."""

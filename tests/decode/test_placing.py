@@ -18,7 +18,8 @@ def test_the_fastest_of_the_places_is_taken_and_nothing_overlaps():
         seen.append((places["a"].data_ptr(), took))
         return took
 
-    found = tried(buffers, ("a", "b"), seconds, tries=4)
+    found, took = tried(buffers, ("a", "b"), seconds, tries=4)
+    assert took == (1, 3, 1, 2)
     assert len(seen) == 8
     assert [a for a, _ in seen[::2]] == [a for a, _ in seen[1::2]]
     assert len({a for a, _ in seen}) > 1
