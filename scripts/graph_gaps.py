@@ -1,4 +1,5 @@
-"""What passes between two replays of a CUDA graph, by the number of kernels in it, one graph or several in turns.
+"""What passes between two replays of a CUDA graph, by the number of kernels in it, one graph or several in turns; and
+what a copy within the device takes that stands behind each kernel.
 
 python scripts/graph_gaps.py --out results/h200-graph-gaps.jsonl
 """
@@ -26,12 +27,14 @@ extern "C" __global__ void spin(float* x, int cycles) {
 _CYCLES, _REPLAYS, _REPEATS = 3000, 60, 3
 
 
-def graph(num_kernels: int, run: Any, x: Any) -> Any:
-    """Of so many kernels that spin, one after another."""
+def graph(num_kernels: int, run: Any, x: Any, copy_to: Any = None) -> Any:
+    """Of so many kernels that spin, one after another, each with a copy of 16 bytes behind it or not."""
     found = torch.cuda.CUDAGraph()
     with torch.cuda.graph(found):
         for _ in range(num_kernels):
             run((4, 1, 1), (128, 1, 1), [x, _CYCLES])
+            if copy_to is not None:
+                copy_to.copy_(x)
     return found
 
 
@@ -48,7 +51,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     given = parser.parse_args()
     environment = collect("cuda:0")
-    run, x = torch.cuda._compile_kernel(_SPIN, "spin"), torch.zeros(4, device="cuda")
+    run, x, to = torch.cuda._compile_kernel(_SPIN, "spin"), torch.zeros(4, device="cuda"), torch.zeros(4, device="cuda")
     run((4, 1, 1), (128, 1, 1), [x, _CYCLES])  # loaded before it is captured
     torch.cuda.synchronize()
     marks = [torch.cuda.Event(enable_timing=True) for _ in range(_REPLAYS + 1)]
@@ -69,6 +72,8 @@ def main() -> None:
         for name, count in (("replay_us", 1), ("two_graphs_in_turns_us", 2), ("three_graphs_in_turns_us", 3)):
             line[name] = per_replay_us(lambda count=count: turns(count))
         line["with_events_us"] = per_replay_us(marked)
+        with_copies = graph(num_kernels, run, x, copy_to=to)
+        line["with_copies_us"] = per_replay_us(lambda g=with_copies: [g.replay() for _ in range(_REPLAYS)])
         began = time.perf_counter()
         turns(1)
         line["host_us"] = round((time.perf_counter() - began) / _REPLAYS * 1e6, 1)
