@@ -17,6 +17,8 @@ from bitbench.decode.step_kernel import StepKernel
 
 HERE = Path(__file__).parent / "emulator"
 COMPILER = shutil.which("g++") or shutil.which("clang++")
+# Where the CPU has instructions for 16-bit floats, they halve the time; sums stay as they are written.
+OPTIONS = ("-std=c++17", "-O1", "-march=native", "-ffp-contract=off", "-w", "-shared", "-fPIC")
 
 
 def emulated(
@@ -52,7 +54,7 @@ def compiled(
     text, library = source(name, device=HERE / "device.cuh"), folder / f"{name}.so"
     (folder / f"{name}.cc").write_text(text + (HERE / runner).read_text(encoding="utf-8"), encoding="utf-8")
     options = [f"-D{key}={value}" for key, value in macros.items()]
-    command = [COMPILER, "-std=c++17", "-O1", "-w", "-shared", "-fPIC", *options, f"{name}.cc", "-o", library.name]
+    command = [COMPILER, *OPTIONS, *options, f"{name}.cc", "-o", library.name]
     subprocess.run(command, cwd=folder, check=True)
     run = ctypes.CDLL(str(library)).run
 
