@@ -12,15 +12,11 @@ import statistics
 from pathlib import Path
 
 import torch
-from decode_steps import DEVICE, STORED
+from decode_steps import DEVICE, STORED, loaded, variants
 from lines import append
 
-from bitbench.decode import decoder as decoders
 from bitbench.decode.step_kernel import on_cuda
 from bitbench.decode.step_source import source_hash
-from bitbench.facts.messages import PrepareTask
-from bitbench.facts.models import parse_model
-from bitbench.methods.checkpoint import prepare
 from bitbench.results.machine import collect
 
 _ROOM = 256
@@ -38,11 +34,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     given = parser.parse_args()
     environment = collect(DEVICE)
-    variants = [dict(one.split("=", 1) for one in group.split(",")) for group in given.define] or [{}]
     for method in given.method or ["fp16", "awq-int4"]:
-        task = PrepareTask(model=parse_model(given.model), method=STORED[method], device=DEVICE)
-        decoder = decoders.load(Path(prepare(task, lambda _: None).path), method, DEVICE)
-        for batch, extra in itertools.product(given.batch or [1], variants):
+        decoder = loaded(given.model, method, STORED[method])
+        for batch, extra in itertools.product(given.batch or [1], variants(given.define)):
             kernel = on_cuda(decoder.forward, DEVICE, _ROOM, extra=extra, batch_size=batch, places=0)
             step_us = sorted(round(s * 1e6, 1) for s in kernel.settle(given.places, given.steps))
             line = {"model": given.model, "method": method, "batch": batch, "define": extra}

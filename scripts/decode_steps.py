@@ -108,6 +108,17 @@ def where(kernel: StepKernel) -> dict[str, dict[str, float]]:
     return found
 
 
+def loaded(model: str, method: str, stored: str) -> decoders.Decoder:
+    """Our decoder of a model that was prepared as `stored`, on the GPU."""
+    task = PrepareTask(model=parse_model(model), method=stored, device=DEVICE)
+    return decoders.load(Path(prepare(task, lambda _: None).path), method, DEVICE)
+
+
+def variants(defines: Iterable[str]) -> list[dict[str, str]]:
+    """Macros of each group `NAME=VALUE,...`; without groups the kernel as it is."""
+    return [dict(one.split("=", 1) for one in group.split(",") if one) for group in defines or [""]]
+
+
 def options(about: str | None, methods: Iterable[str], positions: int) -> argparse.ArgumentParser:
     """What a script about steps is told; `positions` is the default."""
     parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -139,12 +150,11 @@ def main() -> None:
     arguments = parser.parse_args()
     environment = collect(DEVICE)
     room = -(-max(40 + arguments.positions, arguments.prompt_len + arguments.output_len) // 256) * 256
-    variants = [dict(one.split("=", 1) for one in group.split(",") if one) for group in arguments.define or [""]]
     for method in arguments.method or ["fp16", "awq-int4"]:
-        stored = STORED[method]
-        task = PrepareTask(model=parse_model(arguments.model), method=stored, device=DEVICE)
-        decoder = decoders.load(Path(prepare(task, lambda _: None).path), method, DEVICE)
-        for batch, warps, extra in itertools.product(arguments.batch or [1], arguments.warps or [NUM_WARPS], variants):
+        decoder = loaded(arguments.model, method, STORED[method])
+        for batch, warps, extra in itertools.product(
+            arguments.batch or [1], arguments.warps or [NUM_WARPS], variants(arguments.define)
+        ):
             kernel = on_cuda(decoder.forward, DEVICE, room, warps, extra, batch_size=batch)
             line: dict[str, Any] = {"model": arguments.model, "method": method, "batch": batch}
             line |= {"warps": warps, "define": extra}

@@ -3,7 +3,7 @@
 # Each part takes 3 to 6 minutes on an H200; all of them without names. CARD begins the files' names.
 #
 #     scripts/record_decoder.sh FOLDER [checks] [small] [steps] [large] [prompts]
-set -uo pipefail
+set -uEo pipefail
 cd "$(dirname "$0")/.."
 PYTHON=${PYTHON:-python3} CARD=${CARD:-h200}
 SMALL=shape:qwen2.5-0.5b LARGE=shape:qwen2.5-7b
@@ -17,21 +17,20 @@ out=$(cd "$out" && pwd)
 [ $# -gt 0 ] || set -- checks small steps large prompts
 run() { "$PYTHON" -m bitbench run --budget none --prompts 3 --processes 3 "$@"; }
 steps() { "$PYTHON" scripts/decode_steps.py "$@"; }
-watched() { # TOOL OPTIONS -- ARGUMENTS
+step=("$PYTHON" scripts/sanitize_step.py)
+watched() { # TOOL [OPTIONS] PROGRAM
     echo "=== $1"
-    local tool=$1 options=()
-    shift
-    while [ "$1" != -- ]; do options+=("$1") && shift; done
-    shift
-    compute-sanitizer --tool "$tool" ${options[@]+"${options[@]}"} "$PYTHON" scripts/sanitize_step.py "$@" 2>&1
+    compute-sanitizer --error-exitcode 1 --tool "$@" 2>&1
 }
 
 checks() {
-    "$PYTHON" -m pytest -q -p no:cacheprovider tests/decode/test_step_cuda.py || return
+    "$PYTHON" -m pytest -q -p no:cacheprovider tests/decode/test_step_cuda.py
     {
-        watched memcheck -- && watched synccheck --
-        watched initcheck --check-api-memory-access no --
-        watched racecheck --kernel-name kns=decode_steps -- --method awq-int4 --context 40
+        watched memcheck "${step[@]}"
+        watched synccheck "${step[@]}"
+        watched initcheck --check-api-memory-access no "${step[@]}"
+        watched racecheck --kernel-name kns=decode_steps "${step[@]}" --method awq-int4 --context 40
+        exit $failed
     } | tee "$out/$CARD-sanitizers.txt" | grep -E '^===|SUMMARY'
 }
 
@@ -63,10 +62,11 @@ prompts() {
 }
 
 failed=0
+trap 'failed=1' ERR # the other parts and commands are run all the same
 for part in "$@"; do
     case $part in
-        steps) steps_ || failed=1 ;;
-        checks | small | large | prompts) $part || failed=1 ;;
+        steps) steps_ ;;
+        checks | small | large | prompts) $part ;;
         *) echo "no part is called $part: checks, small, steps, large, prompts" >&2 && exit 2 ;;
     esac
 done

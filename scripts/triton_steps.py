@@ -7,17 +7,12 @@ Appends one JSON line each with --out.
     python scripts/triton_steps.py shape:qwen2.5-0.5b --method fp16 --method awq-int4 --batch 1 --batch 8
 """
 
-from pathlib import Path
 from typing import Any
 
 import torch
-from decode_steps import DEVICE, STORED, errors, keep, options, timed
+from decode_steps import DEVICE, STORED, errors, keep, loaded, options, timed
 
-from bitbench.decode import decoder as decoders
 from bitbench.decode.triton_steps import on_cuda, source_hash
-from bitbench.facts.messages import PrepareTask
-from bitbench.facts.models import parse_model
-from bitbench.methods.checkpoint import prepare
 from bitbench.results.machine import collect
 
 METHODS = {**STORED, "fp8-wo": "fp16"}
@@ -30,8 +25,7 @@ def main() -> None:
     environment = collect(DEVICE)
     room = max(40 + arguments.positions, arguments.prompt_len + arguments.output_len)
     for method in arguments.method or ["fp16", "awq-int4"]:
-        task = PrepareTask(model=parse_model(arguments.model), method=METHODS[method], device=DEVICE)
-        decoder = decoders.load(Path(prepare(task, lambda _: None).path), method, DEVICE)
+        decoder = loaded(arguments.model, method, METHODS[method])
         for batch in arguments.batch or [1]:
             steps = on_cuda(decoder.forward, DEVICE, room, batch)
             line: dict[str, Any] = {"model": arguments.model, "method": method, "batch": batch}

@@ -183,16 +183,6 @@ def test_what_the_kernel_cannot_do_has_a_reason(tmp_path):
             check(replace(config, **change), capability)
 
 
-SIZES = {
-    "0.5B": {"HIDDEN": 896, "INTER": 4864, "LAYERS": 24, "HEADS": 14, "KV_HEADS": 2, "HEAD_DIM": 64, "VOCAB": 151936,
-             "QKV_BIAS": 1, "QK_NORM": 0, "TIED": 1, "O_PARTS": 2, "DOWN_PARTS": 2, "MOST_QKV": 1, "MOST_O": 1,
-             "MOST_GATE_UP": 5, "MOST_DOWN": 1, "MOST_HEAD": 72},
-    "7B": {"HIDDEN": 3584, "INTER": 18944, "LAYERS": 28, "HEADS": 28, "KV_HEADS": 4, "HEAD_DIM": 128, "VOCAB": 152064,
-           "QKV_BIAS": 1, "QK_NORM": 0, "TIED": 0, "O_PARTS": 4, "DOWN_PARTS": 4, "MOST_QKV": 3, "MOST_O": 7,
-           "MOST_GATE_UP": 18, "MOST_DOWN": 7, "MOST_HEAD": 72},
-}  # fmt: skip
-
-
 @needs_compiler
 @torch.inference_mode()
 def test_wherever_the_blocks_exchange_their_numbers_steps_are_the_same(tmp_path):
@@ -210,6 +200,16 @@ def test_wherever_the_blocks_exchange_their_numbers_steps_are_the_same(tmp_path)
         kernel.settle(tries, num_steps=1)
         assert tokens() == before
     assert len({tuple(place) for place in places}) > 1
+
+
+SIZES = {
+    "0.5B": {"HIDDEN": 896, "INTER": 4864, "LAYERS": 24, "HEADS": 14, "KV_HEADS": 2, "HEAD_DIM": 64, "VOCAB": 151936,
+             "QKV_BIAS": 1, "QK_NORM": 0, "TIED": 1, "O_PARTS": 2, "DOWN_PARTS": 2, "MOST_QKV": 1, "MOST_O": 1,
+             "MOST_GATE_UP": 5, "MOST_DOWN": 1, "MOST_HEAD": 72},
+    "7B": {"HIDDEN": 3584, "INTER": 18944, "LAYERS": 28, "HEADS": 28, "KV_HEADS": 4, "HEAD_DIM": 128, "VOCAB": 152064,
+           "QKV_BIAS": 1, "QK_NORM": 0, "TIED": 0, "O_PARTS": 4, "DOWN_PARTS": 4, "MOST_QKV": 3, "MOST_O": 7,
+           "MOST_GATE_UP": 18, "MOST_DOWN": 7, "MOST_HEAD": 72},
+}  # fmt: skip
 
 
 @pytest.mark.skipif(not shutil.which("nvcc"), reason="needs nvcc")
