@@ -230,7 +230,9 @@ static void some_copies() {
   }
 }
 
-inline void prefetch_line(const void*) {}
+inline void bulk_prefetch(const void* from, u32 bytes) {
+  if ((u64)from % 16 || bytes % 16 || !bytes) abort();
+}
 
 struct alignas(16) Words {
   u32 x, y, z, w;

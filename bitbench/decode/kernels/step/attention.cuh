@@ -29,7 +29,7 @@ struct alignas(8) Two {
 struct AttentionScratch {
   alignas(16) u16 query[8][QUERY_ROW];
   alignas(16) u16 key[HEAD_DIM], value[HEAD_DIM];
-  Two most_and_sum[WARPS + 1][8];  // the last is the new token's score, and 1
+  Two most_and_sum[WARPS + 1][8];  // of the last, the new token's, the score
   union {
     float out[WARPS][GROUP_HEADS][OUT_ROW];
     float joined[JOIN_GROUPS][2 * JOIN_PAIRS + 2];  // weighted sums, their maximum, the sum of weights
@@ -81,15 +81,14 @@ struct Part {
 // Where an even dimension d of a query and the next lie: of every eight the third pair comes before the second.
 DEVICE int query_place(int d) { return (d & ~6) | (d & 2) << 1 | (d & 4) >> 1; }
 
-// A part's keys and values into L2, while memory has little else to do: the block reads them soon.
+// A part's keys and values into L2, while memory has little else to do: the block reads them soon. One thread asks the
+// copy engine for all of them, since asked for line by line they delay what the block waits for next.
 DEVICE void fetch_ahead(const Part& part) {
-  constexpr int line = 64;  // numbers
   const Span& span = part.duty.span;
+  if (thread() != THREADS / 2 || span.begin >= span.end) return;
   const u32 from = span.begin * HEAD_DIM;
-  const int size = (span.end - span.begin + CHUNK - 1) / CHUNK * CHUNK * HEAD_DIM;
-  NO_UNROLL
-  for (int i = thread() * line; i < size; i += THREADS * line)
-    prefetch_line(part.keys + from + i), prefetch_line(part.values + from + i);
+  const u32 bytes = (span.end - span.begin + CHUNK - 1) / CHUNK * CHUNK * HEAD_DIM * 2;
+  bulk_prefetch(part.keys + from, bytes), bulk_prefetch(part.values + from, bytes);
 }
 
 #define HEAD_LANES (HEAD_DIM / 4)
@@ -276,7 +275,8 @@ struct Weighed {
 // One key head over its part of the positions, the last of which may be the new one. Where the context is whole, the
 // 16-bit results go to `x` in shared memory or, where that is null, to other blocks; else the part's weighted sums,
 // their maximum and the sum of weights are sent for `join`.
-DEVICE NewNumbers attend(const Step& s, int layer, const Part& part, int position, u32 tag, u32* x, AttentionScratch& a) {
+DEVICE NewNumbers attend(
+    const Step& s, int layer, const Part& part, int position, u32 tag, u32* x, AttentionScratch& a) {
   const int kv = part.kv, split = part.duty.split, splits = part.duty.splits;
   const Span& span = part.duty.span;
   const int end = span.end;
@@ -298,7 +298,7 @@ DEVICE NewNumbers attend(const Step& s, int layer, const Part& part, int positio
     UNROLL
     for (int chunk = 0; chunk < HEAD_DIM / 32; ++chunk)
       multiply_query(first_half, second_half, query[chunk], *(const Words*)(a.key + 32 * chunk + 8 * t));
-    if (t == 0) a.most_and_sum[WARPS][g] = {span.newest ? first_half[0] + second_half[2] : NEVER, 1};
+    if (t == 0) a.most_and_sum[WARPS][g].first = span.newest ? first_half[0] + second_half[2] : NEVER;
   }
   Weighed found;
   if (first < end) {

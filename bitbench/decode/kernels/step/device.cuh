@@ -191,8 +191,10 @@ DEVICE void bulk_copy(void* to, const void* from, u32 bytes, u64* full, u64 poli
       : "memory");
 }
 
-// A line of 128 bytes into L2.
-DEVICE void prefetch_line(const void* from) { asm volatile("prefetch.global.L2 [%0];" ::"l"(from)); }
+// So many bytes, a multiple of 16, into L2 by the copy engine.
+DEVICE void bulk_prefetch(const void* from, u32 bytes) {
+  asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(from), "r"(bytes) : "memory");
+}
 
 struct alignas(16) Words {
   u32 x, y, z, w;

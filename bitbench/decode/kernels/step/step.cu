@@ -214,6 +214,17 @@ DEVICE float reciprocal_rms(const float (&squares)[8][8]) {
   return reciprocal_root(total(of) * (1.0f / HIDDEN) + (float)EPS);
 }
 
+// Numbers in 16 bits each, four a word.
+template <int neighbours>
+DEVICE void packed(const float (&v)[neighbours], u64 (&words)[neighbours / 4]) {
+  UNROLL
+  for (int j = 0; j < neighbours; j += 4) words[j / 4] = (u64)pack(v[j + 2], v[j + 3]) << 32 | pack(v[j], v[j + 1]);
+}
+DEVICE void unpacked(u64 word, float (&v)[4]) {
+  const u32 a = (u32)word, b = (u32)(word >> 32);
+  v[0] = low(a), v[1] = high(a), v[2] = low(b), v[3] = high(b);
+}
+
 struct NormWeights {
   u64 at[EACH][NEIGHBOURS / 4];
 
@@ -243,16 +254,23 @@ DEVICE void scaled(const Residual& r, float guess, const NormWeights& weights, f
 
 // The same in 16 bits.
 DEVICE void scaled(const Residual& r, float guess, const NormWeights& weights, u64 (&x)[EACH][NEIGHBOURS / 4]) {
-  UNROLL
-  for (int i = 0; i < EACH; ++i)
+  if constexpr (IN_PAIRS) {
     UNROLL
-    for (int j = 0; j < NEIGHBOURS / 4; ++j) {
-      const float* four = r.at[i] + 4 * j;
-      const u64 w = weights.at[i][j];
-      const u32 a = pair_product(pack(four[0] * guess, four[1] * guess), (u32)w);
-      const u32 b = pair_product(pack(four[2] * guess, four[3] * guess), (u32)(w >> 32));
-      x[i][j] = (u64)b << 32 | a;
-    }
+    for (int i = 0; i < EACH; ++i)
+      UNROLL
+      for (int j = 0; j < NEIGHBOURS / 4; ++j) {
+        const float* four = r.at[i] + 4 * j;
+        const u64 w = weights.at[i][j];
+        const u32 a = pair_product(pack(four[0] * guess, four[1] * guess), (u32)w);
+        const u32 b = pair_product(pack(four[2] * guess, four[3] * guess), (u32)(w >> 32));
+        x[i][j] = (u64)b << 32 | a;
+      }
+  } else {
+    float numbers[EACH][NEIGHBOURS];
+    scaled(r, guess, weights, numbers);
+    UNROLL
+    for (int i = 0; i < EACH; ++i) packed(numbers[i], x[i]);
+  }
 }
 
 DEVICE const u8* stream_of(const Step& s, int block) { return s.streams + (u64)block * s.stream_granules * GRANULE; }
@@ -357,17 +375,6 @@ DEVICE void keep(const u64 (&mine)[each][words], u32* x, int row) {
   }
 }
 
-// Numbers in 16 bits each, four a word.
-template <int neighbours>
-DEVICE void packed(const float (&v)[neighbours], u64 (&words)[neighbours / 4]) {
-  UNROLL
-  for (int j = 0; j < neighbours; j += 4) words[j / 4] = (u64)pack(v[j + 2], v[j + 3]) << 32 | pack(v[j], v[j + 1]);
-}
-DEVICE void unpacked(u64 word, float (&v)[4]) {
-  const u32 a = (u32)word, b = (u32)(word >> 32);
-  v[0] = low(a), v[1] = high(a), v[2] = low(b), v[3] = high(b);
-}
-
 // A warp's portion of a product's vector into planes in m.x.
 template <class P, class Own>
 DEVICE void put_units(const float (&numbers)[Own::each][4], Shared& m) {
@@ -399,16 +406,14 @@ DEVICE void normed_vector(
   else if (layer) r.add<DOWN_PARTS, SPREAD>(s.from_down, tag - 1);
   stamp(s, layer, which, 1);
   if (which != GATE_UP && !count) return;  // of gate and up every block has some
-  float mine[EACH][NEIGHBOURS];
-  if (!IN_PAIRS) scaled(r, P::normed_planes ? 1.0f : r.guess, weights, mine);
   if constexpr (P::normed_planes) {
+    float mine[EACH][NEIGHBOURS];
+    scaled(r, 1.0f, weights, mine);
     put_planes<P::bits, P::unit, Hidden>(mine, m.x, sums);
     if constexpr (!P::late) put_fixed<P::unit, Hidden>(sums, m.fixed);
   } else {
     u64 words[EACH][NEIGHBOURS / 4];
-    if (IN_PAIRS) scaled(r, r.guess, weights, words);
-    UNROLL
-    for (int i = 0; i < EACH && !IN_PAIRS; ++i) packed(mine[i], words[i]);
+    scaled(r, r.guess, weights, words);
     keep<Hidden>(words, m.x, vector_words(HIDDEN));
     if constexpr (!P::own_norm) block_sync();  // other warps' portions
     if constexpr (P::planes) into_planes<P>(m);
@@ -519,11 +524,12 @@ DEVICE NewNumbers attention(const Step& s, Shared& m, const Duty& duty, int laye
     const Part part(s, duty, layer, head);
     fresh = attend(s, layer, part, position, tag, x, m.attention);
     if (!x) append(part, position, fresh);
-    if (duty.splits > 1) fetch_ahead(Part(s, duty, layer + 1 < LAYERS ? layer + 1 : 0, head));
   }
-  if (duty.splits > 1 && block() < s.multiplying)
+  if (duty.splits == 1) return fresh;
+  if (block() < s.multiplying)
     for (int piece = block(); piece < SEQUENCES * HEADS * JOINS; piece += s.multiplying)
       join(s, piece, duty.splits, tag, m.attention);
+  if (duty.head < KV_HEADS * SEQUENCES) fetch_ahead(Part(s, duty, layer + 1 < LAYERS ? layer + 1 : 0, duty.head));
   return fresh;
 }
 
