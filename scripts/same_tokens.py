@@ -10,6 +10,11 @@ model has them, so that the judge does not round: from 16 to 32 logits lie 1/64 
 of one such step says little. Elsewhere they are between 16-bit ones; `gaps_in` says which. After a divergence the
 sequences are different texts, so nothing more of them is compared.
 
+A method that rounds activations or scales makes more of a last bit than 16-bit arithmetic does: LLM.int8() quantizes
+each row to 127 steps of its largest number. How much more is asked of eager transformers alone, by the root mean square
+difference at that position between its steps and its reading of the same text at once (`own_error`). A divergence that
+is no tie but closer than twice that is `noise`, and counted apart.
+
 How far a bug lies beyond the limit is in `gap_in_errors`: two honest roundings pass it now and then by a little, a
 wrong token by tens.
 
@@ -66,6 +71,7 @@ class Divergence:
     chosen_gap: float = math.nan
     gaps_in: str = ""
     rounding_error: float | None = None
+    own_error: float | None = None
     gap_in_errors: float | None = None
     verdict: str = ""
 
@@ -82,11 +88,12 @@ class Rounding:
     """What 16 bits do to the logits after one sequence.
 
     `error` is the RMS over the vocabulary of 16-bit minus float32 logits; `exact_V` are the float32 ones, [vocab],
-    where they are of the method's own model.
+    where they are of the method's own model, and else `own_error` is the RMS between that model's steps and reading.
     """
 
     error: float
     exact_V: Any | None
+    own_error: float | None = None
 
 
 def prompts(model: LoadedModel, num: int, batch_size: int) -> list[Batch]:
@@ -163,6 +170,14 @@ def roundings(
     return found
 
 
+def own_error(reference: LoadedModel, prompt: list[int], output: list[int]) -> float:
+    """RMS over the vocabulary between the method's logits after prompt and output: read at once, and step by step."""
+    unread = [*output, 0]
+    at_once_V = reference.logits([*prompt, *unread], 1)[0].float()
+    stepped_V = reference.forced_logits(prompt, unread)[-1].float()
+    return float((at_once_V - stepped_V.to(at_once_V.device)).square().mean().sqrt())
+
+
 def to_float32(loaded: LoadedModel) -> None:
     """Compute in float32 with the numbers as they are stored: nothing is quantized or rounded anew."""
     import torch
@@ -201,11 +216,17 @@ def one_method(options: argparse.Namespace, method: str) -> dict[str, Any]:
         open_cases += found
     until = [[*batches[c.prompt][c.row], *expected[c.prompt][c.row][: c.position]] for c in open_cases]
     if open_cases:
-        judge(open_cases, roundings(method, options.device, checkpoint, plain, until))
+        measured = roundings(method, options.device, checkpoint, plain, until)
+        for rounding, case, ids in zip(measured, open_cases, until, strict=True):
+            if rounding.exact_V is None:
+                prompt, output = ids[: len(ids) - case.position], ids[len(ids) - case.position :]
+                rounding.own_error = own_error(reference, prompt, output)
+        judge(open_cases, measured)
     for row in rows:
         cases = row.get("divergences", [])
         row["divergences"] = [asdict(case) for case in cases]
-        row["ties"], row["bugs"] = (sum(c.verdict == word for c in cases) for word in ("tie", "bug"))
+        for word, plural in (("tie", "ties"), ("noise", "noise"), ("bug", "bugs")):
+            row[plural] = sum(c.verdict == word for c in cases)
     both = "graphed" in outputs and "stepped" in outputs
     return {
         "method": method,
@@ -244,7 +265,9 @@ def judge(cases: Sequence[Divergence], measured: Sequence[Rounding]) -> None:
         if rounding.exact_V is not None:
             case.measure_gaps(rounding.exact_V)
         case.rounding_error, case.gap_in_errors = rounding.error, case.chosen_gap / rounding.error
-        case.verdict = "tie" if case.gap_in_errors < TIE else "bug"  # NaN is a bug
+        case.own_error = rounding.own_error
+        noisy = rounding.own_error is not None and case.chosen_gap < TIE * rounding.own_error
+        case.verdict = "tie" if case.gap_in_errors < TIE else "noise" if noisy else "bug"  # NaN is a bug
 
 
 def main() -> None:
