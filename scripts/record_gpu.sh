@@ -1,20 +1,20 @@
 #!/usr/bin/env bash
-# Measures our own decoder again on a GPU that has the step kernel, for results/: the commands of results/README.md in one.
-# Each part takes 3 to 6 minutes on an H200; all of them without names. CARD begins the files' names.
+# Measures again on a GPU what results/ has of one: the commands of results/README.md. CARD begins the files' names.
+# Of our own decoder, where the step kernel runs: checks, small, steps, large, prompts. Of engines beside one another, where
+# bitsandbytes and gptqmodel are: tokens, engines, engines_large, contexts. Each part takes 3 to 9 minutes on an H200.
 #
-#     scripts/record_decoder.sh FOLDER [checks] [small] [steps] [large] [prompts]
+#     scripts/record_gpu.sh FOLDER PART...
 set -uEo pipefail
 cd "$(dirname "$0")/.."
 PYTHON=${PYTHON:-python3} CARD=${CARD:-h200}
 SMALL=shape:qwen2.5-0.5b LARGE=shape:qwen2.5-7b
 
-if [ $# -eq 0 ]; then
+if [ $# -lt 2 ]; then
     sed -n '2,6s/^# \{0,1\}//p' "$0" >&2
     exit 2
 fi
 out=$1 && shift && mkdir -p "$out" || exit 1
 out=$(cd "$out" && pwd)
-[ $# -gt 0 ] || set -- checks small steps large prompts
 run() { "$PYTHON" -m bitbench run --budget none --prompts 3 --processes 3 "$@"; }
 steps() { "$PYTHON" scripts/decode_steps.py "$@"; }
 step=("$PYTHON" scripts/sanitize_step.py)
@@ -61,13 +61,43 @@ prompts() {
     run $SMALL --quick -e fused -e transformers -w p512-n16 -m fp16 -m awq-int4 --out "$out/$CARD-ttft.jsonl"
 }
 
+LIBRARIES="-m fp16 -m bnb-nf4 -m bnb-int8-t0 -m awq-int4:marlin"
+
+tokens() {
+    "$PYTHON" scripts/same_tokens.py $SMALL --engine graphed --engine stepped --device cuda:0 \
+        ${LIBRARIES//-m /--method } --method bf16 --method awq-int4:gemm --out "$out/$CARD-same-tokens-graphed.json"
+}
+
+engines() {
+    local file=$out/$CARD-engines-qwen2.5-0.5b.jsonl
+    run $SMALL -w p40-n128 --quick --resume -e fused -m fp16 -m int8-wo -m awq-int4 -m awq-int4-head8 --out "$file"
+    run $SMALL -w p40-n128 --quick --resume -e graphed -e transformers $LIBRARIES --out "$file"
+    run $SMALL -w p40-n128 --quick --resume -e compiled -m fp16 --out "$file"
+}
+
+engines_large() {
+    run $LARGE -w p40-n128 --quick --processes 1 -e graphed -e transformers $LIBRARIES \
+        --out "$out/$CARD-engines-qwen2.5-7b.jsonl"
+}
+
+contexts() {
+    for workload in p128-n32 p4000-n32 p32000-n32; do
+        run $SMALL -w $workload --quick --prompts 2 --processes 1 -e transformers -e graphed -m fp16 \
+            --out "$out/$CARD-experiments.jsonl"
+    done
+    "$PYTHON" scripts/graph_gaps.py --out "$out/$CARD-graph-gaps.jsonl"
+}
+
 failed=0
 trap 'failed=1' ERR # the other parts and commands are run all the same
 for part in "$@"; do
     case $part in
         steps) steps_ ;;
-        checks | small | large | prompts) $part ;;
-        *) echo "no part is called $part: checks, small, steps, large, prompts" >&2 && exit 2 ;;
+        checks | small | large | prompts | tokens | engines | engines_large | contexts) $part ;;
+        *)
+            echo "no part is called $part: checks, small, steps, large, prompts, tokens, engines, engines_large, contexts" >&2
+            exit 2
+            ;;
     esac
 done
 exit $failed
