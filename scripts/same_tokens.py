@@ -11,9 +11,10 @@ of one such step says little. Elsewhere they are between 16-bit ones; `gaps_in` 
 sequences are different texts, so nothing more of them is compared.
 
 A method that rounds activations or scales makes more of a last bit than 16-bit arithmetic does: LLM.int8() quantizes
-each row to 127 steps of its largest number. How much more is asked of eager transformers alone, by the root mean square
-difference at that position between its steps and its reading of the same text at once (`own_error`). A divergence that
-is no tie but closer than twice that is `noise`, and counted apart.
+each row to 127 steps of its largest number. How much more is asked of eager transformers alone: `own_error` is the root
+mean square difference at that position between its steps' logits and those of reading the same answer at once; where
+both are equal to the bit, as in an answer's first tokens, the median over the answer. A divergence that is no tie but
+closer than twice what two logits then differ by (2.8 times that) is `noise`, and counted apart.
 
 How far a bug lies beyond the limit is in `gap_in_errors`: two honest roundings pass it now and then by a little, a
 wrong token by tens.
@@ -28,6 +29,7 @@ kernels of its own, so a method's kernel under transformers is not asked of it.
 import argparse
 import json
 import math
+import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -47,6 +49,7 @@ from bitbench.methods.registry import BASELINE_METHODS, parse_method
 
 ENGINES = ("graphed", "stepped", "compiled", "fused")
 TIE = 2.0  # in rounding errors
+NOISE = 2 * math.sqrt(2)  # in the method's own errors: two logits that each have one differ by the root of two of them
 # What the layers of a method store can be computed with in float32 as well.
 RUN_IN_FLOAT32 = (*BASELINE_METHODS, "bnb-nf4", "int8-wo")
 TOKEN_LENS = (60, 17, 130, 33, 90, 25)
@@ -88,7 +91,7 @@ class Rounding:
     """What 16 bits do to the logits after one sequence.
 
     `error` is the RMS over the vocabulary of 16-bit minus float32 logits; `exact_V` are the float32 ones, [vocab],
-    where they are of the method's own model, and else `own_error` is the RMS between that model's steps and reading.
+    where they are of the method's own model, and else `own_error` is that model's, which see.
     """
 
     error: float
@@ -170,12 +173,14 @@ def roundings(
     return found
 
 
-def own_error(reference: LoadedModel, prompt: list[int], output: list[int]) -> float:
-    """RMS over the vocabulary between the method's logits after prompt and output: read at once, and step by step."""
-    unread = [*output, 0]
-    at_once_V = reference.logits([*prompt, *unread], 1)[0].float()
-    stepped_V = reference.forced_logits(prompt, unread)[-1].float()
-    return float((at_once_V - stepped_V.to(at_once_V.device)).square().mean().sqrt())
+def own_error(reference: LoadedModel, prompt: list[int], output: list[int], position: int) -> float:
+    """RMS over the vocabulary between the method's logits for that token of an answer by steps and by reading it at
+    once; the median over its tokens where the two are equal to the bit.
+    """
+    at_once_NV = reference.logits([*prompt, *output], len(output)).float()
+    stepped_NV = reference.forced_logits(prompt, output).float().to(at_once_NV.device)
+    errors = (at_once_NV - stepped_NV).square().mean(dim=1).sqrt().tolist()
+    return errors[position] or statistics.median(errors)
 
 
 def to_float32(loaded: LoadedModel) -> None:
@@ -217,10 +222,10 @@ def one_method(options: argparse.Namespace, method: str) -> dict[str, Any]:
     until = [[*batches[c.prompt][c.row], *expected[c.prompt][c.row][: c.position]] for c in open_cases]
     if open_cases:
         measured = roundings(method, options.device, checkpoint, plain, until)
-        for rounding, case, ids in zip(measured, open_cases, until, strict=True):
+        for rounding, case in zip(measured, open_cases, strict=True):
             if rounding.exact_V is None:
-                prompt, output = ids[: len(ids) - case.position], ids[len(ids) - case.position :]
-                rounding.own_error = own_error(reference, prompt, output)
+                prompt, output = (made[case.prompt][case.row] for made in (batches, expected))
+                rounding.own_error = own_error(reference, prompt, output, case.position)
         judge(open_cases, measured)
     for row in rows:
         cases = row.get("divergences", [])
@@ -266,7 +271,7 @@ def judge(cases: Sequence[Divergence], measured: Sequence[Rounding]) -> None:
             case.measure_gaps(rounding.exact_V)
         case.rounding_error, case.gap_in_errors = rounding.error, case.chosen_gap / rounding.error
         case.own_error = rounding.own_error
-        noisy = rounding.own_error is not None and case.chosen_gap < TIE * rounding.own_error
+        noisy = rounding.own_error is not None and case.chosen_gap < NOISE * rounding.own_error
         case.verdict = "tie" if case.gap_in_errors < TIE else "noise" if noisy else "bug"  # NaN is a bug
 
 

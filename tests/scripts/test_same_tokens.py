@@ -75,9 +75,9 @@ def test_gaps_are_taken_from_float32_logits_where_the_method_has_them_and_else_s
     assert (case.gaps_in, case.verdict) == ("float32", verdict)
 
 
-@pytest.mark.parametrize(("own", "verdict"), [(None, "bug"), (0.4, "bug"), (0.6, "noise")])
+@pytest.mark.parametrize(("own", "verdict"), [(None, "bug"), (0.34, "bug"), (0.36, "noise")])
 def test_what_the_methods_own_steps_do_too_is_noise(own, verdict):
-    """A gap of 1 is ten rounding errors, and twice what a method's steps and reading differ by at 0.5."""
+    """A gap of 1 is ten rounding errors, and twice what two logits differ by whose own error is 0.354."""
     same_tokens = script()
     case = same_tokens.Divergence(0, 0, 3, transformers_token=1, engine_token=2, chosen_gap=1.0)
     same_tokens.judge([case], [same_tokens.Rounding(0.1, None, own)])
@@ -87,11 +87,12 @@ def test_what_the_methods_own_steps_do_too_is_noise(own, verdict):
 def test_the_methods_own_error_is_between_its_steps_and_its_reading(plain):
     same_tokens = script()
     reference = same_tokens.load("transformers", plain, "bf16", "cpu")
-    assert 0 <= same_tokens.own_error(reference, [3, 100, 7], [50, 500]) < 0.05
-    assert same_tokens.own_error(reference, [3, 100, 7], []) == pytest.approx(0, abs=1e-6)
-    steps = reference.forced_logits
-    reference.forced_logits = lambda prompt, forced: steps(prompt, forced) + 2
-    assert same_tokens.own_error(reference, [3, 100, 7], [50, 500]) == pytest.approx(2, rel=0.05)
+    prompt, output = [3, 100, 7], [50, 500, 9, 80]
+    at_once = reference.logits([*prompt, *output], 4)
+    added = torch.tensor([[0.0], [1.0], [2.0], [0.0]])
+    reference.forced_logits = lambda prompt, forced: at_once + added
+    found = [same_tokens.own_error(reference, prompt, output, position) for position in range(4)]
+    assert found == pytest.approx([0.5, 1, 2, 0.5], rel=0.05)
 
 
 @pytest.mark.parametrize("method", ["bf16", "bnb-nf4", "int8-wo", "bnb-int8"])
