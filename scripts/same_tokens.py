@@ -11,10 +11,9 @@ of one such step says little. Elsewhere they are between 16-bit ones; `gaps_in` 
 sequences are different texts, so nothing more of them is compared.
 
 A method that rounds activations or scales makes more of a last bit than 16-bit arithmetic does: LLM.int8() quantizes
-each row to 127 steps of its largest number. How much more is asked of eager transformers alone: `own_error` is the root
-mean square difference at that position between its steps' logits and those of reading the same answer at once; where
-both are equal to the bit, as in an answer's first tokens, the median over the answer. A divergence that is no tie but
-closer than twice what two logits then differ by (2.8 times that) is `noise`, and counted apart.
+each row to 127 steps of its largest number. How much more is told beside the verdict and changes nothing about it:
+`own_error` is the root mean square difference at that position between eager transformers' steps and its reading of the
+same answer at once; where both are equal to the bit, as in an answer's first tokens, the median over the answer.
 
 How far a bug lies beyond the limit is in `gap_in_errors`: two honest roundings pass it now and then by a little, a
 wrong token by tens.
@@ -49,7 +48,6 @@ from bitbench.methods.registry import BASELINE_METHODS, parse_method
 
 ENGINES = ("graphed", "stepped", "compiled", "fused")
 TIE = 2.0  # in rounding errors
-NOISE = 2 * math.sqrt(2)  # in the method's own errors: two logits that each have one differ by the root of two of them
 # What the layers of a method store can be computed with in float32 as well.
 RUN_IN_FLOAT32 = (*BASELINE_METHODS, "bnb-nf4", "int8-wo")
 TOKEN_LENS = (60, 17, 130, 33, 90, 25)
@@ -230,8 +228,7 @@ def one_method(options: argparse.Namespace, method: str) -> dict[str, Any]:
     for row in rows:
         cases = row.get("divergences", [])
         row["divergences"] = [asdict(case) for case in cases]
-        for word, plural in (("tie", "ties"), ("noise", "noise"), ("bug", "bugs")):
-            row[plural] = sum(c.verdict == word for c in cases)
+        row["ties"], row["bugs"] = (sum(c.verdict == word for c in cases) for word in ("tie", "bug"))
     both = "graphed" in outputs and "stepped" in outputs
     return {
         "method": method,
@@ -271,8 +268,7 @@ def judge(cases: Sequence[Divergence], measured: Sequence[Rounding]) -> None:
             case.measure_gaps(rounding.exact_V)
         case.rounding_error, case.gap_in_errors = rounding.error, case.chosen_gap / rounding.error
         case.own_error = rounding.own_error
-        noisy = rounding.own_error is not None and case.chosen_gap < NOISE * rounding.own_error
-        case.verdict = "tie" if case.gap_in_errors < TIE else "noise" if noisy else "bug"  # NaN is a bug
+        case.verdict = "tie" if case.gap_in_errors < TIE else "bug"  # NaN is a bug
 
 
 def main() -> None:

@@ -80,17 +80,12 @@ def check(model: LoadedModel, ids: Sequence[int], num_last: int, seed: int, batc
             f"{worst.name} does not multiply by the numbers that are stored: relative RMS error {worst.error:.2g} on "
             f"{worst.form}-shaped inputs, {worst.allowed:.2g} is allowed"
         )
-    check_step(error)
-    return found
-
-
-def check_step(error: float) -> None:
-    """Raises IncorrectOutput for a `step_error` above what honest methods make."""
     if not error <= STEP_TOLERANCE:
         raise IncorrectOutput(
             f"decode steps do not say what the model says when it reads the text at once: logits differ by {error:.2g} "
             f"standard deviations (RMS), {STEP_TOLERANCE} is allowed"
         )
+    return found
 
 
 def layer_errors(layer: LinearLayer, seed: int, batch_size: int = 1) -> tuple[LayerError, LayerError]:

@@ -1,6 +1,5 @@
 """One process's measurement of a loaded model: check its tokens, warm up, measure, check again."""
 
-import math
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -11,7 +10,6 @@ from bitbench.facts.errors import Unsupported
 from bitbench.facts.messages import Progress
 from bitbench.facts.samples import PromptSample, TokenCheck
 from bitbench.facts.workloads import Workload, starting_prompts
-from bitbench.measure import numerics
 from bitbench.measure.gaps import IncorrectOutput, check_share, device_gaps, host_gaps
 from bitbench.measure.memory import Meter
 
@@ -24,9 +22,6 @@ WARMUP_MOST = 10
 # lies about 4 standard deviations below the top one of 50,000 or more logits; rounding moves it by some 0.01.
 TOKEN_TOLERANCE = 0.25
 TOKEN_SHARE = 0.95
-# Where a method's own steps and readings differ more than that, twice the RMS difference of two logits that each differ
-# by the measured RMS: 95% of normally distributed differences lie within. `check_step` bounds what may be measured.
-_TOLERATED_ERRORS = 2 * math.sqrt(2)
 _CHECK_OUTPUT_LEN = 8
 
 Report = Callable[[Progress | PromptSample], None]
@@ -190,10 +185,7 @@ class Session:
     def _check_tokens(self, pairs: Sequence[tuple[list[int], list[int]]]) -> TokenCheck:
         """Compare outputs with the model's own forward pass over prompt and output. Raises IncorrectOutput."""
         gaps = [gap for prompt, output in pairs for gap in self.model.top_gaps([*prompt, *output], len(output))]
-        tolerance = TOKEN_TOLERANCE
-        if _num_within(gaps, tolerance) < TOKEN_SHARE * len(gaps):
-            tolerance = max(tolerance, self._measured_tolerance(*pairs[0]))
-        agreeing = _num_within(gaps, tolerance)
+        agreeing = sum(gap <= TOKEN_TOLERANCE for gap in gaps)  # NaN does not agree
         if agreeing < TOKEN_SHARE * len(gaps):
             raise IncorrectOutput(
                 f"only {agreeing} of {len(gaps)} generated tokens are what the model itself finds most likely"
@@ -201,19 +193,6 @@ class Session:
         return TokenCheck(
             num_positions=len(gaps),
             num_agreeing=agreeing,
-            tolerance=tolerance,
+            tolerance=TOKEN_TOLERANCE,
             first_tokens=tuple(pairs[0][1][:16]),
         )
-
-    def _measured_tolerance(self, prompt: list[int], output: list[int]) -> float:
-        """By how far this model's steps are from its reading of the same text. Raises IncorrectOutput beyond what any
-        honest method makes.
-        """
-        ids = [*prompt, *output]
-        error = numerics.step_error(self.model, ids, min(len(output), _CHECK_OUTPUT_LEN))
-        numerics.check_step(error)
-        return _TOLERATED_ERRORS * error
-
-
-def _num_within(gaps: Sequence[float], tolerance: float) -> int:
-    return sum(gap <= tolerance for gap in gaps)  # NaN is not
