@@ -7,6 +7,7 @@
 set -uEo pipefail
 cd "$(dirname "$0")/.."
 PYTHON=${PYTHON:-python3} CARD=${CARD:-h200}
+PARTS="checks small steps large prompts tokens engines engines_large contexts"
 SMALL=shape:qwen2.5-0.5b LARGE=shape:qwen2.5-7b
 
 if [ $# -lt 2 ]; then
@@ -23,7 +24,7 @@ watched() { # TOOL [OPTIONS] PROGRAM
     compute-sanitizer --error-exitcode 1 --tool "$@" 2>&1
 }
 
-checks() {
+part_checks() {
     "$PYTHON" -m pytest -q -p no:cacheprovider tests/decode/test_step_cuda.py
     {
         watched memcheck "${step[@]}"
@@ -34,13 +35,13 @@ checks() {
     } | tee "$out/$CARD-sanitizers.txt" | grep -E '^===|SUMMARY'
 }
 
-small() {
+part_small() {
     local file=$out/$CARD-fused-qwen2.5-0.5b.jsonl
     run $SMALL -e fused -w p40-n128 -m fp16 -m int8-wo -m awq-int4 -m awq-int4-head8 --out "$file"
     run $SMALL -e fused -w p40-n128-b8 -m fp16 -m awq-int4 --out "$file"
 }
 
-steps_() {
+part_steps() {
     local file=$out/$CARD-decode-steps.jsonl
     steps $SMALL --repeats 5 --method awq-int4 --method fp16 --batch 1 --batch 8 --positions 64 --stamps --out "$file"
     steps $SMALL --repeats 5 --method awq-int4 --method fp16 --batch 2 --batch 4 --positions 64 --out "$file"
@@ -51,36 +52,36 @@ steps_() {
     done
 }
 
-large() {
+part_large() {
     run $LARGE -e fused -w p40-n128 -m fp16 -m awq-int4 --out "$out/$CARD-fused-qwen2.5-7b.jsonl"
     steps $LARGE --repeats 2 --output-len 64 --positions 16 --method awq-int4 --method fp16 --stamps \
         --out "$out/$CARD-decode-steps-7b.jsonl"
 }
 
-prompts() {
+part_prompts() {
     run $SMALL --quick -e fused -e transformers -w p512-n16 -m fp16 -m awq-int4 --out "$out/$CARD-ttft.jsonl"
 }
 
 LIBRARIES="-m fp16 -m bnb-nf4 -m bnb-int8-t0 -m awq-int4:marlin"
 
-tokens() {
+part_tokens() {
     "$PYTHON" scripts/same_tokens.py $SMALL --engine graphed --engine stepped --device cuda:0 \
         ${LIBRARIES//-m /--method } --method bf16 --method awq-int4:gemm --out "$out/$CARD-same-tokens-graphed.json"
 }
 
-engines() {
+part_engines() {
     local file=$out/$CARD-engines-qwen2.5-0.5b.jsonl
     run $SMALL -w p40-n128 --quick --resume -e fused -m fp16 -m int8-wo -m awq-int4 -m awq-int4-head8 --out "$file"
     run $SMALL -w p40-n128 --quick --resume -e graphed -e transformers $LIBRARIES --out "$file"
     run $SMALL -w p40-n128 --quick --resume -e compiled -m fp16 --out "$file"
 }
 
-engines_large() {
+part_engines_large() {
     run $LARGE -w p40-n128 --quick --processes 1 -e graphed -e transformers $LIBRARIES \
         --out "$out/$CARD-engines-qwen2.5-7b.jsonl"
 }
 
-contexts() {
+part_contexts() {
     for workload in p128-n32 p4000-n32 p32000-n32; do
         run $SMALL -w $workload --quick --prompts 2 --processes 1 -e transformers -e graphed -m fp16 \
             --out "$out/$CARD-experiments.jsonl"
@@ -91,13 +92,9 @@ contexts() {
 failed=0
 trap 'failed=1' ERR # the other parts and commands are run all the same
 for part in "$@"; do
-    case $part in
-        steps) steps_ ;;
-        checks | small | large | prompts | tokens | engines | engines_large | contexts) $part ;;
-        *)
-            echo "no part is called $part: checks, small, steps, large, prompts, tokens, engines, engines_large, contexts" >&2
-            exit 2
-            ;;
+    case " $PARTS " in
+        *" $part "*) "part_$part" ;;
+        *) echo "no part is called $part: ${PARTS// /, }" >&2 && exit 2 ;;
     esac
 done
 exit $failed
