@@ -24,15 +24,22 @@ watched() { # TOOL [OPTIONS] PROGRAM
     compute-sanitizer --error-exitcode 1 --tool "$@" 2>&1
 }
 
-part_checks() {
-    "$PYTHON" -m pytest -q -p no:cacheprovider tests/decode/test_step_cuda.py
-    {
-        watched memcheck "${step[@]}"
-        watched synccheck "${step[@]}"
-        watched initcheck --check-api-memory-access no "${step[@]}"
-        watched racecheck --kernel-name kns=decode_steps "${step[@]}" --method awq-int4 --context 40
-        exit $failed
-    } | tee "$out/$CARD-sanitizers.txt" | grep -E '^===|SUMMARY'
+part_checks() { # nothing is timed here, so all of it runs at once
+    local tool names=() jobs=()
+    beside() { # FILE COMMAND
+        "${@:2}" >"$1" 2>&1 &
+        names+=("$1") jobs+=($!)
+    }
+    local folder && folder=$(mktemp -d)
+    beside "$folder/pytest" "$PYTHON" -m pytest -q -n 3 -p no:cacheprovider tests/decode/test_step_cuda.py
+    for tool in memcheck synccheck; do beside "$folder/$tool" watched $tool "${step[@]}"; done
+    beside "$folder/initcheck" watched initcheck --check-api-memory-access no "${step[@]}"
+    beside "$folder/racecheck" watched racecheck --kernel-name kns=decode_steps "${step[@]}" --method awq-int4 --context 40
+    for tool in "${!jobs[@]}"; do wait "${jobs[$tool]}" || failed=1; done
+    tail -20 "$folder/pytest"
+    cat "${names[@]:1}" >"$out/$CARD-sanitizers.txt"
+    grep -E '^===|SUMMARY' "$out/$CARD-sanitizers.txt"
+    rm -r "$folder"
 }
 
 part_small() {
@@ -65,7 +72,7 @@ part_prompts() {
 LIBRARIES="-m fp16 -m bnb-nf4 -m bnb-int8-t0 -m awq-int4:marlin"
 
 part_tokens() {
-    "$PYTHON" scripts/same_tokens.py $SMALL --engine graphed --engine stepped --device cuda:0 \
+    "$PYTHON" scripts/same_tokens.py $SMALL --engine graphed --engine stepped --device cuda:0 --jobs 6 \
         ${LIBRARIES//-m /--method } --method bf16 --method awq-int4:gemm --out "$out/$CARD-same-tokens-graphed.json"
 }
 

@@ -22,14 +22,18 @@ wrong token by tens.
     python scripts/same_tokens.py shape:qwen2.5-0.5b --method fp16 --device cuda:0 --out same-tokens.json
 
 `stepped` is the step of `graphed` without a capture. On a CPU, where nothing is captured, the two are one. `fused` has
-kernels of its own, so a method's kernel under transformers is not asked of it.
+kernels of its own, so a method's kernel under transformers is not asked of it. Nothing is timed, so several methods can
+be compared at once (--jobs). The file is written after each method; one that fails leaves its reason on stderr.
 """
 
 import argparse
 import json
 import math
+import multiprocessing
 import statistics
+import sys
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -249,9 +253,14 @@ def prepared(options: argparse.Namespace, method: str) -> Checkpoint:
 def generated(
     name: str, checkpoint: Checkpoint, method: str, options: argparse.Namespace, batches: Sequence[Batch]
 ) -> tuple[list[Batch], dict[str, Any]]:
-    """The outputs of one engine, twice over the same prompts, and what it says of itself."""
+    """The outputs of one engine, twice over the same prompts, and what it says of itself.
+
+    The uncaptured step, as slow as transformers, runs once: it is there to be compared with the captured one.
+    """
     model = load(name, checkpoint, method, options.device)
     first = [model.generate(batch, options.new_tokens, None) for batch in batches]
+    if name == "stepped":
+        return first, {}
     compilations: Callable[[], int] | None = getattr(model, "num_compilations", None)
     before = compilations() if compilations else 0
     second = [model.generate(batch, options.new_tokens, None) for batch in batches]
@@ -281,21 +290,40 @@ def main() -> None:
     parser.add_argument("--prompts", type=int, default=6, help="batches of prompts")
     parser.add_argument("--batch-size", type=int, default=1)
     parser.add_argument("--new-tokens", type=int, default=64)
+    parser.add_argument("--jobs", type=int, default=1, help="methods that are compared at once, each in a process")
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
     import torch
     import transformers
 
-    methods = [one_method(options, method) for method in options.method or ["fp16"]]
     asked = {key: getattr(options, key) for key in ("model", "device", "prompts", "batch_size", "new_tokens")}
-    versions = {"torch": torch.__version__, "transformers": transformers.__version__}
-    options.out.write_text(json.dumps(asked | {"versions": versions, "methods": methods}, indent=1) + "\n")
-    for made in methods:
-        for row in made["engines"]:
-            told = {key: value for key, value in row.items() if key not in ("engine", "divergences")}
-            print(made["method"], row["engine"], json.dumps(told))
-    wrong = any(row["bugs"] for made in methods for row in made["engines"])
-    raise SystemExit(1 if wrong or any(made["graphed_equals_stepped"] is False for made in methods) else 0)
+    asked |= {"versions": {"torch": torch.__version__, "transformers": transformers.__version__}}
+    names, methods = options.method or ["fp16"], []
+    right = True
+    with ProcessPoolExecutor(options.jobs, multiprocessing.get_context("spawn"), max_tasks_per_child=1) as pool:
+        for name, future in [(name, pool.submit(one_method, options, name)) for name in names]:
+            made = told(name, future)
+            methods += [made] if made else []
+            right &= bool(made) and is_right(made)
+            options.out.write_text(json.dumps(asked | {"methods": methods}, indent=1) + "\n")
+    raise SystemExit(0 if right else 1)
+
+
+def told(name: str, future: Future[dict[str, Any]]) -> dict[str, Any] | None:
+    """What was found of a method, a line an engine on stdout; None, and the reason on stderr, where it failed."""
+    if error := future.exception():
+        print(f"{name}: {type(error).__name__}: {error}", file=sys.stderr)
+        return None
+    made = future.result()
+    for row in made["engines"]:
+        counts = {key: value for key, value in row.items() if key not in ("engine", "divergences")}
+        print(made["method"], row["engine"], json.dumps(counts), flush=True)
+    return made
+
+
+def is_right(made: dict[str, Any]) -> bool:
+    """No engine of the method has a bug, and captured tokens are those of the uncaptured step."""
+    return made["graphed_equals_stepped"] is not False and not any(row["bugs"] for row in made["engines"])
 
 
 if __name__ == "__main__":

@@ -164,3 +164,16 @@ def test_the_command_writes_counts_of_each_engine(tmp_path):
         assert row["second_time_equal"]
         assert row["ties"] + row["bugs"] == len(row["divergences"]) == 4 - row["sequences_equal"]
     assert done.returncode == (1 if any(row["bugs"] for _, row in rows) else 0), done.stderr
+
+
+def test_what_was_compared_is_kept_when_another_method_fails(tmp_path):
+    write_model(tmp_path / "model")
+    done = subprocess.run(
+        [sys.executable, str(SCRIPT), str(tmp_path / "model"), "--method", "no-such", "--method", "bf16", "--jobs", "2",
+         "--engine", "graphed", "--prompts", "1", "--new-tokens", "4", "--out", str(tmp_path / "o.json")],
+        env=os.environ | {"BITBENCH_CACHE": str(tmp_path / "cache"), "PYTHONPATH": str(ROOT)},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert [made["method"] for made in json.loads((tmp_path / "o.json").read_text())["methods"]] == ["bf16"]
+    assert done.returncode == 1
+    assert "no-such: " in done.stderr
