@@ -72,7 +72,7 @@ part_prompts() {
 LIBRARIES="-m fp16 -m bnb-nf4 -m bnb-int8-t0 -m awq-int4:marlin"
 
 part_tokens() {
-    "$PYTHON" scripts/same_tokens.py $SMALL --engine graphed --engine stepped --device cuda:0 --jobs 6 \
+    "$PYTHON" scripts/same_tokens.py $SMALL --engine graphed --engine stepped --device cuda:0 --jobs 3 \
         ${LIBRARIES//-m /--method } --method bf16 --method awq-int4:gemm --out "$out/$CARD-same-tokens-graphed.json"
 }
 

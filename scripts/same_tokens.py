@@ -48,7 +48,7 @@ from bitbench.facts.messages import Checkpoint, PrepareTask
 from bitbench.facts.models import parse_model
 from bitbench.facts.workloads import Workload, starting_prompts
 from bitbench.methods.checkpoint import prepare
-from bitbench.methods.registry import BASELINE_METHODS, parse_method
+from bitbench.methods.registry import BASELINE_METHODS, METHODS, parse_method
 
 ENGINES = ("graphed", "stepped", "compiled", "fused")
 TIE = 2.0  # in rounding errors
@@ -204,6 +204,9 @@ def to_float32(loaded: LoadedModel) -> None:
 
 def one_method(options: argparse.Namespace, method: str) -> dict[str, Any]:
     """All engines of one method, judged."""
+    import torch
+
+    torch.set_num_threads(max(1, torch.get_num_threads() // options.jobs))
     checkpoint, plain = (prepared(options, name) for name in (method.partition(":")[0], "fp16"))
     reference = load("transformers", checkpoint, method, options.device)
     batches = prompts(reference, options.prompts, options.batch_size)
@@ -299,6 +302,8 @@ def main() -> None:
     asked = {key: getattr(options, key) for key in ("model", "device", "prompts", "batch_size", "new_tokens")}
     asked |= {"versions": {"torch": torch.__version__, "transformers": transformers.__version__}}
     names, methods = options.method or ["fp16"], []
+    for name in {"fp16", *(name.partition(":")[0] for name in names)} & set(METHODS):
+        prepared(options, name)  # once: it is CPUs that this takes, and each method needs the plain model too
     right = True
     with ProcessPoolExecutor(options.jobs, multiprocessing.get_context("spawn"), max_tasks_per_child=1) as pool:
         for name, future in [(name, pool.submit(one_method, options, name)) for name in names]:
