@@ -36,8 +36,8 @@ from bitbench.facts.messages import (
     Sampled,
     Task,
 )
-from bitbench.facts.samples import Bandwidth, Memory, PromptSample
-from bitbench.facts.status import Status
+from bitbench.facts.samples import Bandwidth, Memory, PromptSample, TokenCheck
+from bitbench.facts.status import Flag, Status
 from bitbench.facts.workloads import parse_workload
 from bitbench.measure import gate, profile
 from bitbench.measure.gaps import IncorrectOutput
@@ -89,12 +89,18 @@ def measure(task: MeasureTask, send: Send) -> Finished:
     looked_into = _look_into(session, task, send)
     return Finished(
         status="ok",
-        flags=() if session.stable else ("unstable",),
+        flags=_flags(session, token_check),
         memory=memory,
         token_check=token_check,
         window_s=session.window_s,
         **looked_into,
     )
+
+
+def _flags(session: Session, tokens: TokenCheck) -> tuple[Flag, ...]:
+    """What the session found doubtful and not wrong."""
+    found: dict[Flag, bool] = {"unstable": not session.stable, "noisy_tokens": tokens.num_agreeing_eager is not None}
+    return tuple(flag for flag, holds in found.items() if holds)
 
 
 def _pass_gate(session: Session, task: MeasureTask, send: Send) -> None:

@@ -113,6 +113,11 @@ class LoadedModel(Protocol):
         Raises OutOfMemory or Unsupported.
         """
 
+    def eager_logits(self, prompt_ids: Sequence[int], forced_ids: Sequence[int]) -> Any | None:
+        """As `forced_logits`, but by eager transformers' steps over the same layers, whatever drives generation; None
+        where the layers are not transformers'. Raises OutOfMemory.
+        """
+
     def text_tokens(self, text: str) -> TextTokens | None:
         """A plain text's tokens, no chat template; None where the model has no tokenizer."""
 

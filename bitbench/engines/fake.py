@@ -178,6 +178,10 @@ class FakeModel:
         rows_NV = self.logits([*prompt_ids, *forced_ids], len(forced_ids))
         return rows_NV * 0 if self._script.cheat == "mute" else rows_NV
 
+    def eager_logits(self, prompt_ids: Sequence[int], forced_ids: Sequence[int]) -> Any | None:
+        """None: no layers are transformers'."""
+        return None
+
     def text_tokens(self, text: str) -> TextTokens | None:
         """None: the fake has no tokenizer."""
         return None

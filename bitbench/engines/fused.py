@@ -103,6 +103,10 @@ class FusedModel:
                 rows.append(steps.logits().clone())
             return torch.stack(rows)
 
+    def eager_logits(self, prompt_ids: Sequence[int], forced_ids: Sequence[int]) -> Any | None:
+        """None: the layers are its own."""
+        return None
+
     def linear_layers(self) -> Iterator[LinearLayer]:
         """None that could be called alone: a whole step is one kernel, and its logits are what can be checked."""
         return iter(())

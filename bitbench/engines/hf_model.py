@@ -11,6 +11,7 @@ from typing import Any
 
 from bitbench.engines.annotate import annotated
 from bitbench.engines.base import LinearLayer, Matrices, OnToken, TextTokens
+from bitbench.engines.hf_generate import forced_logits
 from bitbench.engines.linear_layers import linear_layers
 from bitbench.engines.memory_errors import memory_errors
 from bitbench.engines.tokens import encode, gaps_below_top, text_tokens
@@ -77,6 +78,13 @@ class HuggingFaceModel:
     def forced_logits(self, prompt_ids: Sequence[int], forced_ids: Sequence[int]) -> Any:
         """Float32 logits of given tokens by the engine's own steps, [len(forced_ids)][vocab]. Raises OutOfMemory."""
         raise NotImplementedError
+
+    def eager_logits(self, prompt_ids: Sequence[int], forced_ids: Sequence[int]) -> Any:
+        """By `generate` of transformers with its own cache, which is given each token. Raises OutOfMemory."""
+        import torch
+
+        with torch.inference_mode(), memory_errors("reading a text token by token"):
+            return forced_logits(self._model, prompt_ids, forced_ids)
 
     def text_tokens(self, text: str) -> TextTokens | None:
         """The text's tokens; a BOS where the tokenizer adds one to a text by itself (Llama's does, Qwen's does not)."""

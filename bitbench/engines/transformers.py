@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 from bitbench.engines import hf_loading
 from bitbench.engines.base import OnToken, Supported
-from bitbench.engines.hf_generate import forced_logits, generate
+from bitbench.engines.hf_generate import generate
 from bitbench.engines.hf_model import HuggingFaceModel
 from bitbench.engines.memory_errors import memory_errors
 from bitbench.facts.messages import Checkpoint
@@ -25,10 +25,7 @@ class TransformersModel(HuggingFaceModel):
 
     def forced_logits(self, prompt_ids: Sequence[int], forced_ids: Sequence[int]) -> Any:
         """By `generate`, which is given each token. Raises OutOfMemory."""
-        import torch
-
-        with torch.inference_mode(), memory_errors("reading a text token by token"):
-            return forced_logits(self._model, prompt_ids, forced_ids)
+        return self.eager_logits(prompt_ids, forced_ids)
 
 
 class TransformersEngine:

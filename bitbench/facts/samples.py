@@ -95,10 +95,12 @@ class TokenCheck(Frozen):
     """Whether the engine's tokens are what its own model says on a plain forward pass over prompt and output.
 
     `num_agreeing` counts positions whose token is the argmax or within `tolerance` standard deviations of the logits
-    below it. `first_tokens` are kept so that runs can be compared.
+    below it. `first_tokens` are kept so that runs can be compared. `num_agreeing_eager`, where those were too few: of
+    the tokens that eager transformers chooses step by step after the same ones.
     """
 
     num_positions: int
     num_agreeing: int
     tolerance: float
     first_tokens: tuple[int, ...]
+    num_agreeing_eager: int | None = None

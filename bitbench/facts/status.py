@@ -15,7 +15,16 @@ Status = Literal[
 ]
 """Only `ok` may carry a speed. `skipped`: the run's budget ended first."""
 
-Flag = Literal["throttled", "fallback_kernel", "unstable", "busy_device", "busy_host", "outlier", "beats_cache_ceiling"]
+Flag = Literal[
+    "throttled",
+    "fallback_kernel",
+    "unstable",
+    "noisy_tokens",
+    "busy_device",
+    "busy_host",
+    "outlier",
+    "beats_cache_ceiling",
+]
 """Notes on an `ok` record; each has its advice in `results/checks.py`."""
 
 STATUS_MEANING: dict[Status, str] = {

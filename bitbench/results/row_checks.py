@@ -153,6 +153,12 @@ ROW_CHECKS: tuple[RowCheck, ...] = (
         _flag("unstable"),
     ),
     RowCheck(
+        "noisy_tokens",
+        "tokens are not what the model finds most likely when it reads them at once",
+        "eager transformers' own are not either: the method rounds so coarsely that the last bit of its input decides",
+        _flag("noisy_tokens"),
+    ),
+    RowCheck(
         "busy_device",
         "other processes used the GPU",
         "stop them and run again (bitbench doctor lists them)",

@@ -13,7 +13,7 @@ from bitbench.results.record import LINE, SCHEMA_VERSION, Ending, Line, QualityR
 
 Document = dict[str, Any]
 
-MIGRATIONS: dict[int, Callable[[Document], Document]] = {version: lambda document: document for version in (1, 2, 3)}
+MIGRATIONS: dict[int, Callable[[Document], Document]] = {version: lambda document: document for version in (1, 2, 3, 4)}
 """From each older schema version to the next. All so far only added fields that may be missing."""
 
 _PROBE = b"\n" * 65_536

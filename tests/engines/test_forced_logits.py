@@ -6,6 +6,7 @@ import torch
 from bitbench.engines.compiled import CompiledModel
 from bitbench.engines.fake import FakeEngine
 from bitbench.engines.graphed import GraphedModel
+from bitbench.engines.static_step import StaticStepper
 from bitbench.engines.transformers import TransformersModel
 from bitbench.methods.registry import parse_method
 from tests.engines.tiny import VOCAB, checkpoint, in_float32, prompt_ids, write_tiny
@@ -28,6 +29,18 @@ def test_given_tokens_have_the_logits_of_one_forward_over_all(float32, kind):
     # A shorter one from the used cache, and nothing is left behind in it.
     torch.testing.assert_close(model.forced_logits(prompt, forced[:7]), found[:7])
     assert model.generate([prompt], 10, None) == before
+
+
+@pytest.mark.parametrize("kind", [TransformersModel, GraphedModel, CompiledModel])
+def test_eager_steps_are_transformers_own_whatever_drives_the_model(float32, kind, monkeypatch):
+    """Even where the engine's own steps are wrong."""
+    prompt, forced = prompt_ids(12)[0], prompt_ids(20, seed=2)[0]
+    expected = TransformersModel(float32, None, "cpu").forced_logits(prompt, forced)
+    model = kind(float32, None, "cpu")
+    if kind is GraphedModel:
+        monkeypatch.setattr(StaticStepper, "step_logits", lambda self: torch.zeros(1, VOCAB))
+        assert not torch.equal(model.forced_logits(prompt, forced), expected)
+    assert torch.equal(model.eager_logits(prompt, forced), expected)
 
 
 @pytest.mark.parametrize("kind", [TransformersModel, GraphedModel])

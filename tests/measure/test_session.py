@@ -3,6 +3,7 @@
 from itertools import pairwise
 
 import pytest
+import torch
 
 from bitbench.engines.fake import FakeModel, Script
 from bitbench.facts.errors import Unsupported
@@ -11,7 +12,7 @@ from bitbench.facts.samples import PromptSample
 from bitbench.facts.workloads import parse_workload
 from bitbench.measure.gaps import IncorrectOutput
 from bitbench.measure.memory import NoMeter
-from bitbench.measure.session import WARMUP_MOST, Session
+from bitbench.measure.session import TOKEN_SHARE, WARMUP_MOST, Session, least_agreeing
 from bitbench.methods.registry import parse_method
 
 
@@ -186,3 +187,73 @@ def test_deadline_leaves_one_measured_prompt():
     session.deadline_s = 0.0
     session.run()
     assert len(measured(heard)) == 1
+
+
+class Noisy(FakeModel):
+    """Every so many-th token that it generates, and another of those that eager transformers would choose, is wrong."""
+
+    every, eager_every = 10, 10
+
+    def generate(self, ids, output_len, on_token):
+        rows = super().generate(ids, output_len, on_token)
+        return [[self._wrong(t) if i % self.every == 1 else t for i, t in enumerate(row)] for row in rows]
+
+    def top_gaps(self, ids, num_last):
+        """By its own generation, so that what follows a wrong token is right again."""
+        right = super().generate([ids[:-num_last]], num_last, None)[0]
+        return [0.0 if t == r else 3.0 for t, r in zip(ids[-num_last:], right, strict=True)]
+
+    def logits(self, ids, num_last):
+        right = super().generate([ids[:-num_last]], num_last, None)[0]
+        return self._of(right)
+
+    def eager_logits(self, prompt_ids, forced_ids):
+        if not self.eager_every:
+            return None
+        right = super().generate([prompt_ids], len(forced_ids), None)[0]
+        return self._of([self._wrong(t) if i % self.eager_every == 2 else t for i, t in enumerate(right)])
+
+    def _wrong(self, token):
+        return (token + 1) % self.vocab_size()
+
+    def _of(self, tokens):
+        logits = torch.randn(len(tokens), self.vocab_size(), generator=torch.Generator().manual_seed(1))
+        logits[range(len(tokens)), tokens] = 50.0
+        return logits
+
+
+@pytest.mark.parametrize(
+    ("every", "eager_every", "passes"),
+    [
+        (10, 10, True),  # as noisy as eager transformers
+        (10, 9, True),  # less noisy than that
+        (10, None, False),  # nothing to compare with
+        (10, 100, False),  # eager transformers is not noisy
+        (10, 4, False),  # nor is 75% a measure
+        (3, 10, False),  # far worse than eager transformers
+    ],
+)
+def test_no_engine_is_asked_for_more_agreement_than_eager_transformers_reaches(every, eager_every, passes):
+    heard: list = []
+    model = Noisy(parse_method("bnb-int8-t0"), Script(), seed=3)
+    model.every, model.eager_every = every, eager_every
+    session = Session(model, parse_workload("p40-n100"), (0, 1, 2), NoMeter(), heard.append)
+    if not passes:
+        with pytest.raises(IncorrectOutput, match="generated tokens are what the model itself finds most likely"):
+            session.run()
+        return
+    check = session.run()
+    assert check.num_positions == 300
+    assert check.num_agreeing == 300 - 3 * 10
+    assert check.num_agreeing_eager == 300 - 3 * len(range(2, 100, eager_every))
+
+
+def test_what_chance_makes_of_two_counts_is_allowed_and_no_more():
+    """Against the binomial distribution itself: of two equally noisy engines one in some hundreds is called wrong."""
+    num, share = 384, 0.9245
+    assert least_agreeing(None, num) == least_agreeing(num, num) == TOKEN_SHARE * num
+    assert least_agreeing(round(0.79 * num), num) == TOKEN_SHARE * num
+    draws = torch.distributions.Binomial(num, torch.tensor(share)).sample((2, 20_000)).tolist()
+    pairs = [(one, eager) for one, eager in zip(*draws, strict=True) if one < TOKEN_SHARE * num > eager]
+    wrong = sum(one < least_agreeing(int(eager), num) for one, eager in pairs)
+    assert 0 < wrong < 0.004 * len(pairs)

@@ -39,6 +39,7 @@ CASES: dict[str, tuple[list[Record], list[Ending]]] = {
     "precision": (CLEAN, [ending("bf16", asked_precision=0.01, reached_precision=0.02)]),
     "throttled": (processes("bf16", [0.0005] * 5, power=HOT), []),
     "unstable": (processes("bf16", [0.0005] * 5, flags=("unstable",)), []),
+    "noisy_tokens": (processes("bf16", [0.0005] * 5, flags=("noisy_tokens",)), []),
     "busy_device": (processes("bf16", [0.0005] * 5, flags=("busy_device",)), []),
     "busy_host": (processes("bf16", [0.0005] * 5, flags=("busy_host",)), []),
     "outlier": ([record("bf16", [5e-4, 5.01e-4, 4.99e-4, 5.02e-4, 9e-4], process=i) for i in range(5)], []),
