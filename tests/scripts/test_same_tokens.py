@@ -147,6 +147,35 @@ def test_rounding_is_small_beside_quantization(plain, method):
     assert 0 < error < quantization / 2
 
 
+def test_the_control_is_what_the_reference_reads_and_it_repeats(plain, monkeypatch):
+    same_tokens = script()
+    reference = same_tokens.load("transformers", plain, "bf16", "cpu")
+    batches = same_tokens.prompts(reference, 2, 2)
+    expected = [reference.generate(batch, 6, None) for batch in batches]
+    got = same_tokens.read_at_once(reference, batches, expected)
+    assert [[len(row) for row in batch] for batch in got] == [[6, 6], [6, 6]]
+    prompt, output = batches[1][1], expected[1][1]
+    for position in range(6):
+        stepwise = reference.logits([*prompt, *output[: position + 1]], 1)[0].float()
+        assert float(stepwise.max() - stepwise[got[1][1][position]]) < 0.05
+    assert same_tokens.reading_repeats(reference, [*prompt, *output])
+    logits = reference.logits
+    monkeypatch.setattr(reference, "logits", lambda *what: logits(*what) + torch.rand(1))
+    assert not same_tokens.reading_repeats(reference, [*prompt, *output])
+
+
+@pytest.mark.parametrize(
+    ("equal", "repeats", "bugs", "right"),
+    [(True, True, 0, True), (None, True, 0, True), (False, True, 0, False), (False, False, 0, True),
+     (True, True, 1, False), (False, False, 1, False)],
+)  # fmt: skip
+def test_captured_tokens_must_be_equal_where_the_kernels_repeat_and_no_control_excuses_a_bug(
+    equal, repeats, bugs, right
+):
+    made = {"graphed_equals_stepped": equal, "reading_repeats": repeats, "engines": [{"bugs": 0}, {"bugs": bugs}]}
+    assert script().is_right(made | {"control": {"bugs": 1}}) is right
+
+
 def test_the_command_writes_counts_of_each_engine(tmp_path):
     write_model(tmp_path / "model")
     done = subprocess.run(
@@ -163,6 +192,10 @@ def test_the_command_writes_counts_of_each_engine(tmp_path):
         assert row["sequences"] == 4
         assert row["second_time_equal"]
         assert row["ties"] + row["bugs"] == len(row["divergences"]) == 4 - row["sequences_equal"]
+    for method in made["methods"]:
+        assert method["reading_repeats"]
+        assert method["control"]["sequences"] == 4
+        assert "bugs" in method["control"]
     assert done.returncode == (1 if any(row["bugs"] for _, row in rows) else 0), done.stderr
 
 
