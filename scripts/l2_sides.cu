@@ -1,5 +1,5 @@
 // How far lines of L2 are from each multiprocessor, how long a word takes from one to another, and what it saves to hand a
-// vector on in several copies, or spread over more lines.
+// vector on in several copies, or spread over more lines; and how fast all read the same lines (l2_slices.py).
 
 typedef unsigned int u32;
 typedef unsigned long long u64;
@@ -50,6 +50,34 @@ extern "C" __global__ void ping_pong(u64* a, u64* b, u64* cycles, int other, int
     }
   }
   if (first) *cycles = clock64() - began;
+}
+
+// Every block reads these lines of the pool, all of them in every round, a thread 16 bytes of each of up to READS lines
+// before it looks at one: cycles[block] of all rounds.
+#define READS 12
+extern "C" __global__ void __launch_bounds__(THREADS, 1)
+    read_lines(const u64* pool, const int* lines, u64* cycles, u64* out, int num_lines, int rounds) {
+  const u64* from[READS];
+#pragma unroll
+  for (int k = 0; k < READS; ++k) {
+    const int line = threadIdx.x / 8 + k * (THREADS / 8);
+    from[k] = line < num_lines ? pool + 16 * lines[line] + threadIdx.x % 8 * 2 : 0;
+  }
+  u64 sum = 0;
+  const long long began = clock64();
+  for (int round = 0; round < rounds; ++round) {
+    u64 v[READS][2];
+#pragma unroll
+    for (int k = 0; k < READS; ++k) {
+      v[k][0] = v[k][1] = 0;
+      if (from[k])
+        asm volatile("ld.relaxed.gpu.global.v2.u64 {%0, %1}, [%2];" : "=l"(v[k][0]), "=l"(v[k][1]) : "l"(from[k]) : "memory");
+    }
+#pragma unroll
+    for (int k = 0; k < READS; ++k) sum += v[k][0] + v[k][1];
+    if (__syncthreads_or(sum != 0)) break;  // the pool is all 0
+  }
+  if (threadIdx.x == 0) cycles[blockIdx.x] = clock64() - began, out[blockIdx.x] = sum;
 }
 
 // An empty phase of the step kernel: every block writes 16 numbers as four quads (exchange.cuh) into so many copies, and

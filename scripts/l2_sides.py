@@ -35,11 +35,12 @@ def words(count: int) -> Any:
     return torch.zeros(count, dtype=torch.int64, device="cuda")
 
 
-def distances(blocks: int) -> Any:
-    """Mean cycles of a load that finds its line in L2, float32 [blocks, lines]."""
-    pool, cycles = words(_WORDS * _LINES), torch.zeros(blocks, _LINES, dtype=torch.int32, device="cuda")
+def distances(blocks: int, pool: Any) -> Any:
+    """Mean cycles of a load that finds its line of `pool` (zeros) in L2, float32 [blocks, lines]."""
+    lines = pool.numel() // _WORDS
+    cycles = torch.zeros(blocks, lines, dtype=torch.int32, device="cuda")
     for _ in range(2):  # the first time brings everything into caches
-        kernel("latencies")((blocks, 1, 1), (32, 1, 1), [pool, cycles, _LINES, 8])
+        kernel("latencies")((blocks, 1, 1), (32, 1, 1), [pool, cycles, lines, 8])
     return cycles.float().cpu()
 
 
@@ -85,7 +86,7 @@ def main() -> None:
         print(line, flush=True)
         append(line, environment, given.out)
 
-    cycles_BL = distances(most)
+    cycles_BL = distances(most, words(_WORDS * _LINES))
     near_B, near_L = sides(cycles_BL)
     same_BL = near_B[:, None] == near_L[None, :]
     told({
