@@ -7,7 +7,7 @@ Schema history:
   2  `profiles`, `node_gap_s`, `matmul_flops_per_s`: where a step's time goes
   3  `gate`, `gate_s`: what a cell passed before it was timed; lines of kind `quality`
   4  `kernel.source`: the hash of our own kernel's source
-  5  `token_check.num_agreeing_eager`, the flag `noisy_tokens`: a method whose tokens not even eager transformers repeats
+  5  `token_check.num_agreeing_eager`, flag `noisy_tokens`: a method whose tokens not even eager transformers repeats
 """
 
 from typing import Annotated, Literal
