@@ -1,24 +1,30 @@
 """Kernels that give the same numbers each time, on a CPU."""
 
-import json
-import os
-import subprocess
-import sys
+import argparse
+import importlib
 from pathlib import Path
+
+import pytest
 
 from tests.methods.models import write_model
 
-ROOT = Path(__file__).resolve().parent.parent.parent
+SCRIPTS = Path(__file__).resolve().parent.parent.parent / "scripts"
 
 
-def test_plain_products_repeat_on_a_cpu(tmp_path):
-    write_model(tmp_path / "model")
-    out = tmp_path / "o.json"
-    subprocess.run(
-        [sys.executable, str(ROOT / "scripts" / "kernel_repeats.py"), str(tmp_path / "model"), "--method", "bf16",
-         "--device", "cpu", "--prompts", "1", "--out", str(out)],
-        env=os.environ | {"BITBENCH_CACHE": str(tmp_path / "cache"), "PYTHONPATH": str(ROOT)},
-        capture_output=True, check=True,
-    )  # fmt: skip
-    found = json.loads(out.read_text())["bf16"]
+def test_plain_products_repeat_on_a_cpu_and_noise_is_told(tmp_path, own_cache, monkeypatch):
+    monkeypatch.syspath_prepend(str(SCRIPTS))
+    script = importlib.import_module("kernel_repeats")
+    options = argparse.Namespace(model=str(write_model(tmp_path / "model")), device="cpu", prompts=1)
+    found = script.repeats(options, "bf16")
     assert found == {"runs_equal": [True] * 2, "reading_equal": [True] * 3, "reading_rms": [0.0] * 3}
+
+    load = script.load
+
+    def noisy(*what):
+        model, readings = load(*what), iter(range(4))
+        logits = model.logits
+        model.logits = lambda *text: logits(*text) + next(readings)
+        return model
+
+    monkeypatch.setattr(script, "load", noisy)
+    assert script.repeats(options, "bf16")["reading_rms"] == pytest.approx([1, 2, 3], rel=0.01)

@@ -176,37 +176,25 @@ def test_captured_tokens_must_be_equal_where_the_kernels_repeat_and_no_control_e
     assert script().is_right(made | {"control": {"bugs": 1}}) is right
 
 
-def test_the_command_writes_counts_of_each_engine(tmp_path):
+def test_the_command_writes_counts_of_each_engine_and_keeps_them_when_another_method_fails(tmp_path):
     write_model(tmp_path / "model")
     done = subprocess.run(
-        [sys.executable, str(SCRIPT), str(tmp_path / "model"), "--method", "bf16",
+        [sys.executable, str(SCRIPT), str(tmp_path / "model"), "--method", "no-such", "--method", "bf16", "--jobs", "2",
          "--engine", "graphed", "--prompts", "4", "--new-tokens", "8", "--out", str(tmp_path / "o.json")],
         env=os.environ | {"BITBENCH_CACHE": str(tmp_path / "cache"), "PYTHONPATH": str(ROOT)},
         capture_output=True, text=True, check=False,
     )  # fmt: skip
-    made = json.loads((tmp_path / "o.json").read_text())
-    rows = [(method["method"], row) for method in made["methods"] for row in method["engines"]]
-    assert [name for name, _ in rows] == ["bf16"]
-    for _, row in rows:
-        assert row["status"] == "ok"
-        assert row["sequences"] == 4
-        assert row["second_time_equal"]
-        assert row["ties"] + row["bugs"] == len(row["divergences"]) == 4 - row["sequences_equal"]
-    for method in made["methods"]:
-        assert method["reading_repeats"]
-        assert method["control"]["sequences"] == 4
-        assert "bugs" in method["control"]
-    assert done.returncode == (1 if any(row["bugs"] for _, row in rows) else 0), done.stderr
-
-
-def test_what_was_compared_is_kept_when_another_method_fails(tmp_path):
-    write_model(tmp_path / "model")
-    done = subprocess.run(
-        [sys.executable, str(SCRIPT), str(tmp_path / "model"), "--method", "no-such", "--method", "bf16", "--jobs", "2",
-         "--engine", "graphed", "--prompts", "1", "--new-tokens", "4", "--out", str(tmp_path / "o.json")],
-        env=os.environ | {"BITBENCH_CACHE": str(tmp_path / "cache"), "PYTHONPATH": str(ROOT)},
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert [made["method"] for made in json.loads((tmp_path / "o.json").read_text())["methods"]] == ["bf16"]
-    assert done.returncode == 1
+    assert done.returncode == 1, done.stderr
     assert "no-such: " in done.stderr
+    (method,) = json.loads((tmp_path / "o.json").read_text())["methods"]
+    (row,) = method["engines"]
+    assert (method["method"], row["status"], row["sequences"]) == ("bf16", "ok", 4)
+    assert row["second_time_equal"]
+    assert row["ties"] + row["bugs"] == len(row["divergences"]) == 4 - row["sequences_equal"]
+    assert method["reading_repeats"]
+    assert method["control"]["sequences"] == 4
+    assert "bugs" in method["control"]
+    assert (
+        f'bf16 graphed {{"captured": false, "status": "ok", "sequences": 4, "sequences_equal": {row["sequences_equal"]}'
+        in (done.stdout)
+    )
