@@ -44,9 +44,9 @@ def test_a_hub_model_is_downloaded_only_after_asking(tmp_path):
     assert [(row["method"], row["status"]) for row in rows(tmp_path)] == [("bf16", "ok")]
 
 
-def test_a_local_folder_runs_and_its_memory_is_told(tmp_path):
+def test_a_local_folder_runs_and_its_memory_is_told_and_it_is_not_profiled_where_nobody_wants_that(tmp_path):
     write_model(tmp_path / "model", tiny())
-    done = bitbench(tmp_path, "run", "./model", *SHORT)
+    done = bitbench(tmp_path, "run", "./model", *SHORT, "--no-profile")
     assert done.returncode == 0, done.stdout + done.stderr
     row = rows(tmp_path)[0]
     assert row["weights_bytes"] == sum(f.stat().st_size for f in (tmp_path / "model").glob("*.safetensors")) - header(
@@ -54,9 +54,10 @@ def test_a_local_folder_runs_and_its_memory_is_told(tmp_path):
     )
     assert row["kv_cache_bytes"] and row["peak_memory_bytes"] and row["load_peak_bytes"]
     assert row["allocated_after_load_bytes"] > row["weights_bytes"]
+    assert [r.profiles for r in store.read([tmp_path / "r.jsonl"]).records] == [()]
 
 
-def test_the_first_process_of_a_row_is_profiled_unless_told_not_to(tmp_path):
+def test_the_first_process_of_a_row_is_profiled(tmp_path):
     write_model(tmp_path / "model", tiny())
     several = ("--processes", "2", "--engine", "transformers", "--engine", "graphed")
     assert bitbench(tmp_path, "run", "./model", *SHORT, *several).returncode == 0
@@ -64,9 +65,6 @@ def test_the_first_process_of_a_row_is_profiled_unless_told_not_to(tmp_path):
     assert [len(r.profiles) for r in records] == [2, 0]
     assert {p.stage: p.source for p in records[0].profiles} == {"decode": "operators", "prefill": "operators"}
     assert records[0].matmul_flops_per_s > 1e9
-    (tmp_path / "r.jsonl").unlink()
-    assert bitbench(tmp_path, "run", "./model", *SHORT, "--no-profile").returncode == 0
-    assert [r.profiles for r in store.read([tmp_path / "r.jsonl"]).records] == [()]
 
 
 def header(path) -> int:
