@@ -12,9 +12,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from same_tokens import load, prepared, prompts
+from same_tokens import load, prepared, prompts, reading_differences
 
-NUM_TOKENS, RUNS, READINGS = 64, 3, 4
+NUM_TOKENS, RUNS = 64, 3
 
 
 def repeats(options: argparse.Namespace, method: str) -> dict[str, Any]:
@@ -22,12 +22,11 @@ def repeats(options: argparse.Namespace, method: str) -> dict[str, Any]:
     model = load("transformers", prepared(options, method.partition(":")[0]), method, options.device)
     batches = prompts(model, options.prompts, 1)
     first, *others = ([model.generate(batch, NUM_TOKENS, None) for batch in batches] for _ in range(RUNS))
-    text = [*batches[0][0], *first[0][0]]
-    reading, *again = (model.logits(text, NUM_TOKENS) for _ in range(READINGS))
+    differences = reading_differences(model, [*batches[0][0], *first[0][0]], NUM_TOKENS)
     return {
         "runs_equal": [first == other for other in others],
-        "reading_equal": [bool((reading == other).all()) for other in again],
-        "reading_rms": [float((reading - other).float().square().mean().sqrt()) for other in again],
+        "reading_equal": [difference == 0 for difference in differences],
+        "reading_rms": differences,
     }
 
 

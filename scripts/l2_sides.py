@@ -18,8 +18,8 @@ from lines import append
 from bitbench.results.machine import collect
 
 SOURCE = Path(__file__).with_suffix(".cu")
-_THREADS = 224
-_LINES, _WORDS = 256, 16
+THREADS = 224
+_LINES, WORDS = 256, 16
 """Lines of 128 bytes whose distances are measured, and words of each."""
 _ROUNDS = 2000
 
@@ -37,7 +37,7 @@ def words(count: int) -> Any:
 
 def distances(blocks: int, pool: Any) -> Any:
     """Mean cycles of a load that finds its line of `pool` (zeros) in L2, float32 [blocks, lines]."""
-    lines = pool.numel() // _WORDS
+    lines = pool.numel() // WORDS
     cycles = torch.zeros(blocks, lines, dtype=torch.int32, device="cuda")
     for _ in range(2):  # the first time brings everything into caches
         kernel("latencies")((blocks, 1, 1), (32, 1, 1), [pool, cycles, lines, 8])
@@ -60,14 +60,14 @@ def one_way_cycles(blocks: int, other: int) -> float:
 
 def phase_us(blocks: int, copies: int, sectors: int, phases: int, launches: int) -> float:
     """Median time of a phase; each copy begins two lines behind the last one's end."""
-    apart = -(-4 * blocks * sectors // _WORDS) * _WORDS + 2 * _WORDS
+    apart = -(-4 * blocks * sectors // WORDS) * WORDS + 2 * WORDS
     run, times = kernel("exchange"), []
     for _ in range(launches):
         pool = words(2 * copies * apart)
         pool[copies * apart :] = 1  # the first tags are 0 for the second half and then 1 for the first
         out = torch.zeros(blocks, device="cuda")
         given = [pool, out, copies, apart, sectors, phases]
-        took_ms = milliseconds(partial(run, (blocks, 1, 1), (_THREADS, 1, 1), given))
+        took_ms = milliseconds(partial(run, (blocks, 1, 1), (THREADS, 1, 1), given))
         times.append(took_ms * 1e3 / phases)
     return statistics.median(times)
 
@@ -86,7 +86,7 @@ def main() -> None:
         print(line, flush=True)
         append(line, environment, given.out)
 
-    cycles_BL = distances(most, words(_WORDS * _LINES))
+    cycles_BL = distances(most, words(WORDS * _LINES))
     near_B, near_L = sides(cycles_BL)
     same_BL = near_B[:, None] == near_L[None, :]
     told({

@@ -14,12 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from l2_sides import distances, kernel, words
+from l2_sides import THREADS, WORDS, distances, kernel, words
 from lines import append
 
 from bitbench.results.machine import collect
 
-_THREADS, _LINE_WORDS = 224, 16
 _ALIKE = 3.0
 """Two lines of a slice differ by sqrt(2) of what one differs by from itself."""
 
@@ -73,7 +72,7 @@ def bytes_a_cycle(pool: Any, lines: list[int], blocks: int, rounds: int) -> floa
     given = torch.tensor(lines, dtype=torch.int32, device="cuda")
     cycles, out = words(blocks), words(blocks)
     for _ in range(2):
-        kernel("read_lines")((blocks, 1, 1), (_THREADS, 1, 1), [pool, given, cycles, out, len(lines), rounds])
+        kernel("read_lines")((blocks, 1, 1), (THREADS, 1, 1), [pool, given, cycles, out, len(lines), rounds])
     return 128 * len(lines) * rounds / float(cycles.double().mean())
 
 
@@ -93,7 +92,7 @@ def main() -> None:
         print(line, flush=True)
         append(line, environment, given.out)
 
-    pool = words(_LINE_WORDS * given.lines)
+    pool = words(WORDS * given.lines)
     first_LB, second_LB = (distances(most, pool).T.contiguous() for _ in range(2))
     if given.distances:
         torch.save((first_LB.half(), second_LB.half()), given.distances)

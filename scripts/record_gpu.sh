@@ -25,19 +25,20 @@ watched() { # TOOL [OPTIONS] PROGRAM
 }
 
 part_checks() { # nothing is timed here, so all of it runs at once
-    local tool names=() jobs=()
-    beside() { # FILE COMMAND
-        "${@:2}" >"$1" 2>&1 &
-        names+=("$1") jobs+=($!)
+    local folder job jobs=()
+    folder=$(mktemp -d)
+    beside() { # NAME COMMAND
+        "${@:2}" >"$folder/$1" 2>&1 &
+        jobs+=($!)
     }
-    local folder && folder=$(mktemp -d)
-    beside "$folder/pytest" "$PYTHON" -m pytest -q -n 3 -p no:cacheprovider tests/decode/test_step_cuda.py
-    for tool in memcheck synccheck; do beside "$folder/$tool" watched $tool "${step[@]}"; done
-    beside "$folder/initcheck" watched initcheck --check-api-memory-access no "${step[@]}"
-    beside "$folder/racecheck" watched racecheck --kernel-name kns=decode_steps "${step[@]}" --method awq-int4 --context 40
-    for tool in "${!jobs[@]}"; do wait "${jobs[$tool]}" || failed=1; done
+    beside pytest "$PYTHON" -m pytest -q -n 3 -p no:cacheprovider tests/decode/test_step_cuda.py
+    beside memcheck watched memcheck "${step[@]}"
+    beside synccheck watched synccheck "${step[@]}"
+    beside initcheck watched initcheck --check-api-memory-access no "${step[@]}"
+    beside racecheck watched racecheck --kernel-name kns=decode_steps "${step[@]}" --method awq-int4 --context 40
+    for job in "${jobs[@]}"; do wait "$job" || failed=1; done
     tail -20 "$folder/pytest"
-    cat "${names[@]:1}" >"$out/$CARD-sanitizers.txt"
+    cat "$folder"/{memcheck,synccheck,initcheck,racecheck} >"$out/$CARD-sanitizers.txt"
     grep -E '^===|SUMMARY' "$out/$CARD-sanitizers.txt"
     rm -r "$folder"
 }

@@ -193,7 +193,7 @@ class Session:
     def _check_tokens(self, pairs: Sequence[tuple[list[int], list[int]]]) -> TokenCheck:
         """Compare outputs with the model's own forward pass over prompt and output. Raises IncorrectOutput."""
         gaps = [gap for prompt, output in pairs for gap in self.model.top_gaps([*prompt, *output], len(output))]
-        agreeing = sum(gap <= TOKEN_TOLERANCE for gap in gaps)  # NaN does not agree
+        agreeing = _num_agreeing(gaps)
         eager = None
         if agreeing < TOKEN_SHARE * len(gaps):
             eager = self._eager_agreeing(pairs)
@@ -218,8 +218,12 @@ class Session:
                 return None
             chosen = stepped.argmax(dim=-1).tolist()
             gaps = gaps_below_top(self.model.logits([*prompt, *output], len(output)), chosen)
-            agreeing += sum(gap <= TOKEN_TOLERANCE for gap in gaps)
+            agreeing += _num_agreeing(gaps)
         return agreeing
+
+
+def _num_agreeing(gaps: Sequence[float]) -> int:
+    return sum(gap <= TOKEN_TOLERANCE for gap in gaps)  # NaN does not agree
 
 
 def least_agreeing(eager: int | None, num: int) -> float:

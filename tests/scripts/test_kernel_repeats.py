@@ -1,24 +1,19 @@
 """Kernels that give the same numbers each time, on a CPU."""
 
 import argparse
-import importlib
-from pathlib import Path
 
+import kernel_repeats
 import pytest
 
 from tests.methods.models import write_model
 
-SCRIPTS = Path(__file__).resolve().parent.parent.parent / "scripts"
-
 
 def test_plain_products_repeat_on_a_cpu_and_noise_is_told(tmp_path, own_cache, monkeypatch):
-    monkeypatch.syspath_prepend(str(SCRIPTS))
-    script = importlib.import_module("kernel_repeats")
     options = argparse.Namespace(model=str(write_model(tmp_path / "model")), device="cpu", prompts=1)
-    found = script.repeats(options, "bf16")
+    found = kernel_repeats.repeats(options, "bf16")
     assert found == {"runs_equal": [True] * 2, "reading_equal": [True] * 3, "reading_rms": [0.0] * 3}
 
-    load = script.load
+    load = kernel_repeats.load
 
     def noisy(*what):
         model, readings = load(*what), iter(range(4))
@@ -26,5 +21,5 @@ def test_plain_products_repeat_on_a_cpu_and_noise_is_told(tmp_path, own_cache, m
         model.logits = lambda *text: logits(*text) + next(readings)
         return model
 
-    monkeypatch.setattr(script, "load", noisy)
-    assert script.repeats(options, "bf16")["reading_rms"] == pytest.approx([1, 2, 3], rel=0.01)
+    monkeypatch.setattr(kernel_repeats, "load", noisy)
+    assert kernel_repeats.repeats(options, "bf16")["reading_rms"] == pytest.approx([1, 2, 3], rel=0.01)

@@ -1,22 +1,13 @@
 """Slices are told from made-up distances, and lines spread over them."""
 
-import importlib
 import random
-from pathlib import Path
 
+import l2_slices
 import pytest
 import torch
 
-SCRIPTS = Path(__file__).resolve().parent.parent.parent / "scripts"
 
-
-@pytest.fixture
-def l2_slices(monkeypatch):
-    monkeypatch.syspath_prepend(str(SCRIPTS))
-    return importlib.import_module("l2_slices")
-
-
-def test_lines_of_a_slice_are_found_by_their_distances(l2_slices):
+def test_lines_of_a_slice_are_found_by_their_distances():
     draw = torch.Generator().manual_seed(0)
     centres = 240 + 8 * torch.randn(96, 132, generator=draw)
     true = torch.randint(96, (1000,), generator=draw)
@@ -29,7 +20,7 @@ def test_lines_of_a_slice_are_found_by_their_distances(l2_slices):
 
 
 @pytest.mark.parametrize("count", [28, 96, 224])
-def test_lines_are_spread_evenly(l2_slices, count):
+def test_lines_are_spread_evenly(count):
     draw = random.Random(1)
     slice_of = [draw.randrange(96) for _ in range(4096)]
     lines = l2_slices.evenly(slice_of, count, draw)

@@ -1,6 +1,5 @@
 """The comparison of engines' tokens: equal ones, a tie, and a wrong token, which must be called a bug."""
 
-import importlib.util
 import json
 import os
 import subprocess
@@ -8,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import same_tokens
 import torch
 import transformers
 
@@ -22,14 +22,6 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 SCRIPT = ROOT / "scripts" / "same_tokens.py"
 
 
-def script():
-    spec = importlib.util.spec_from_file_location("same_tokens", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["same_tokens"] = module
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.fixture
 def plain(tmp_path, own_cache) -> Checkpoint:
     folder = write_model(tmp_path / "model")
@@ -37,7 +29,6 @@ def plain(tmp_path, own_cache) -> Checkpoint:
 
 
 def test_a_wrong_token_is_a_bug_and_a_near_equal_one_a_tie(plain):
-    same_tokens = script()
     reference = same_tokens.load("transformers", plain, "bf16", "cpu")
     batches = same_tokens.prompts(reference, 4, 2)
     assert len({len(batch[0]) for batch in batches}) == 4
@@ -64,7 +55,6 @@ def test_a_wrong_token_is_a_bug_and_a_near_equal_one_a_tie(plain):
 @pytest.mark.parametrize(("error", "verdict"), [(0.02, "bug"), (0.04, "tie")])
 def test_gaps_are_taken_from_float32_logits_where_the_method_has_them_and_else_stay(error, verdict):
     """In bfloat16 the two tokens' logits are equal, which says nothing of how far apart they are."""
-    same_tokens = script()
     exact_V = torch.tensor([0.0, 20.05, 19.99, 1.0])
     case = same_tokens.Divergence(0, 0, 0, transformers_token=1, engine_token=2)
     case.measure_gaps(exact_V.bfloat16())
@@ -78,14 +68,12 @@ def test_gaps_are_taken_from_float32_logits_where_the_method_has_them_and_else_s
 @pytest.mark.parametrize("own", [None, 0.3, 30.0])
 def test_the_methods_own_error_is_told_and_excuses_nothing(own):
     """A gap of 1 is ten rounding errors."""
-    same_tokens = script()
     case = same_tokens.Divergence(0, 0, 3, transformers_token=1, engine_token=2, chosen_gap=1.0)
     same_tokens.judge([case], [same_tokens.Rounding(0.1, None, own)])
     assert (case.verdict, case.own_error) == ("bug", own)
 
 
 def test_the_methods_own_error_is_between_its_steps_and_its_reading(plain):
-    same_tokens = script()
     reference = same_tokens.load("transformers", plain, "bf16", "cpu")
     prompt, output = [3, 100, 7], [50, 500, 9, 80]
     at_once = reference.logits([*prompt, *output], 4)
@@ -97,7 +85,6 @@ def test_the_methods_own_error_is_between_its_steps_and_its_reading(plain):
 
 @pytest.mark.parametrize("method", ["bf16", "bnb-nf4", "int8-wo", "bnb-int8"])
 def test_the_exact_logits_are_the_methods_own_or_there_are_none(plain, method, monkeypatch):
-    same_tokens = script()
     loaded = []
     load = same_tokens.load
     monkeypatch.setattr(same_tokens, "load", lambda *what: loaded.append(what[2]) or load(*what))
@@ -115,7 +102,6 @@ def test_the_exact_logits_are_the_methods_own_or_there_are_none(plain, method, m
 @pytest.mark.parametrize("tied", [True, False])
 def test_int8_weights_are_multiplied_in_float32_by_the_stored_numbers(tmp_path, own_cache, tied):
     """Against a float32 model of the weights that these numbers mean: not even the embedding rounds."""
-    same_tokens = script()
     folder = write_model(tmp_path / "model", tiny(tied_embeddings=tied))
     checkpoint = prepare(PrepareTask(model=parse_model(str(folder)), method="int8-wo", device="cpu"), lambda _: None)
     sequence = [3, 100, 7, 50, 500]
@@ -137,7 +123,6 @@ def test_int8_weights_are_multiplied_in_float32_by_the_stored_numbers(tmp_path, 
 @pytest.mark.parametrize("method", ["bnb-nf4", "bnb-int8", "int8-wo"])
 def test_rounding_is_small_beside_quantization(plain, method):
     """The float32 run of NF4 is of the NF4 model: against the unquantized one the difference would be far greater."""
-    same_tokens = script()
     reference = same_tokens.load("transformers", plain, method, "cpu")
     sequence = same_tokens.prompts(reference, 1, 1)[0][0]
     error = same_tokens.roundings(method, "cpu", plain, plain, [sequence])[0].error
@@ -148,7 +133,6 @@ def test_rounding_is_small_beside_quantization(plain, method):
 
 
 def test_the_control_is_what_the_reference_reads_and_it_repeats(plain, monkeypatch):
-    same_tokens = script()
     reference = same_tokens.load("transformers", plain, "bf16", "cpu")
     batches = same_tokens.prompts(reference, 2, 2)
     expected = [reference.generate(batch, 6, None) for batch in batches]
@@ -173,28 +157,42 @@ def test_captured_tokens_must_be_equal_where_the_kernels_repeat_and_no_control_e
     equal, repeats, bugs, right
 ):
     made = {"graphed_equals_stepped": equal, "reading_repeats": repeats, "engines": [{"bugs": 0}, {"bugs": bugs}]}
-    assert script().is_right(made | {"control": {"bugs": 1}}) is right
+    assert same_tokens.is_right(made | {"control": {"bugs": 1}}) is right
 
 
-def test_the_command_writes_counts_of_each_engine_and_keeps_them_when_another_method_fails(tmp_path):
-    write_model(tmp_path / "model")
-    done = subprocess.run(
-        [sys.executable, str(SCRIPT), str(tmp_path / "model"), "--method", "no-such", "--method", "bf16", "--jobs", "2",
-         "--engine", "graphed", "--prompts", "4", "--new-tokens", "8", "--out", str(tmp_path / "o.json")],
-        env=os.environ | {"BITBENCH_CACHE": str(tmp_path / "cache"), "PYTHONPATH": str(ROOT)},
+def command(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """The script on a tiny model, graphed's step beside transformers'; writes o.json."""
+    write_model(folder / "model")
+    return subprocess.run(
+        [sys.executable, str(SCRIPT), str(folder / "model"), "--engine", "graphed", "--out", str(folder / "o.json"),
+         *arguments],
+        env=os.environ | {"BITBENCH_CACHE": str(folder / "cache"), "PYTHONPATH": str(ROOT)},
         capture_output=True, text=True, check=False,
     )  # fmt: skip
-    assert done.returncode == 1, done.stderr
+
+
+def test_the_command_writes_counts_of_each_engine(tmp_path):
+    done = command(tmp_path, "--method", "bf16", "--prompts", "4", "--new-tokens", "8")
+    made = json.loads((tmp_path / "o.json").read_text())
+    rows = [(method["method"], row) for method in made["methods"] for row in method["engines"]]
+    assert [name for name, _ in rows] == ["bf16"]
+    for _, row in rows:
+        assert row["status"] == "ok"
+        assert row["sequences"] == 4
+        assert row["second_time_equal"]
+        assert row["ties"] + row["bugs"] == len(row["divergences"]) == 4 - row["sequences_equal"]
+        counts = f'{{"captured": false, "status": "ok", "sequences": 4, "sequences_equal": {row["sequences_equal"]}'
+        assert f"bf16 graphed {counts}" in done.stdout
+    for method in made["methods"]:
+        assert method["reading_repeats"]
+        assert method["control"]["sequences"] == 4
+        assert "bugs" in method["control"]
+    assert done.returncode == (1 if any(row["bugs"] for _, row in rows) else 0), done.stderr
+
+
+def test_what_was_compared_is_kept_when_another_method_fails(tmp_path):
+    methods = ("--method", "no-such", "--method", "bf16", "--jobs", "2")
+    done = command(tmp_path, *methods, "--prompts", "1", "--new-tokens", "4")
+    assert [made["method"] for made in json.loads((tmp_path / "o.json").read_text())["methods"]] == ["bf16"]
+    assert done.returncode == 1
     assert "no-such: " in done.stderr
-    (method,) = json.loads((tmp_path / "o.json").read_text())["methods"]
-    (row,) = method["engines"]
-    assert (method["method"], row["status"], row["sequences"]) == ("bf16", "ok", 4)
-    assert row["second_time_equal"]
-    assert row["ties"] + row["bugs"] == len(row["divergences"]) == 4 - row["sequences_equal"]
-    assert method["reading_repeats"]
-    assert method["control"]["sequences"] == 4
-    assert "bugs" in method["control"]
-    assert (
-        f'bf16 graphed {{"captured": false, "status": "ok", "sequences": 4, "sequences_equal": {row["sequences_equal"]}'
-        in (done.stdout)
-    )
