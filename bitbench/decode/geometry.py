@@ -24,7 +24,7 @@ _MOST_ATTENDING, _MOST_O_PARTS = 8, 4
 # Granules under way at a time, while a block waits for others and while it multiplies, by the bytes of a layer that it
 # multiplies: what blocks exchange queues up behind more, and with less the memory idles. Measured on an H200 at 57,
 # 113, 226, 890 and 3,530 KB (docs/log.md). Where both are the same, blocks need not tell what they do.
-_IN_FLIGHT = ((2_000_000, 4, 8), (500_000, 1, 8), (150_000, 3, 4), (100_000, 1, 2), (0, 1, 1))
+_IN_FLIGHT = ((2_000_000, 4, 8), (500_000, 2, 8), (150_000, 3, 4), (100_000, 1, 2), (0, 1, 1))
 _SPREAD = 4
 """Of one sequence: more take so much longer to be read that lines in turn cost more than they save (docs/log.md)."""
 _LEAST_MULTIPLYING_BATCH = 2
