@@ -12,7 +12,7 @@ bench: $(READY)
 	$(BIN)/bitbench run --yes --budget $(BUDGET) --processes 3
 
 test: lint types imports
-	$(BIN)/pytest -n 2
+	$(BIN)/pytest -n 2 --dist worksteal
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
 # Measures again on a GPU what results/ has of one: the commands of results/README.md. CARD begins the files' names.
 # Of our own decoder, where the step kernel runs: checks, small, steps, large, prompts. Of engines beside one another, where
-# bitsandbytes and gptqmodel are: tokens, engines, engines_large, contexts. Each part takes 3 to 9 minutes on an H200.
+# bitsandbytes and gptqmodel are: causes, tokens, engines, engines_large, contexts. Each part takes 1 to 9 minutes on an H200.
 #
 #     scripts/record_gpu.sh FOLDER PART...
 set -uEo pipefail
 cd "$(dirname "$0")/.."
 PYTHON=${PYTHON:-python3} CARD=${CARD:-h200}
-PARTS="checks small steps large prompts tokens engines engines_large contexts"
+PARTS="checks small steps large prompts causes tokens engines engines_large contexts"
 SMALL=shape:qwen2.5-0.5b LARGE=shape:qwen2.5-7b
 
 if [ $# -lt 2 ]; then
@@ -71,6 +71,12 @@ part_prompts() {
 }
 
 LIBRARIES="-m fp16 -m bnb-nf4 -m bnb-int8-t0 -m awq-int4:marlin"
+
+part_causes() { # each verdict reached by work made to have that cause; what engines do on a GPU
+    "$PYTHON" -m pytest -v -p no:cacheprovider --durations=0 tests/explain/test_causes.py tests/engines \
+        tests/measure/test_bandwidth.py tests/methods/test_awq_layout.py >"$out/$CARD-engine-tests.txt" 2>&1
+    grep -E 'test_causes|FAILED|passed|failed' "$out/$CARD-engine-tests.txt"
+}
 
 part_tokens() {
     "$PYTHON" scripts/same_tokens.py $SMALL --engine graphed --engine stepped --device cuda:0 --jobs 3 \
