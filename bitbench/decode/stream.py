@@ -112,15 +112,12 @@ class _Writer:
         first = _of_layer(weights.layers[0], config, how) | {"head": self._head_parts}
         tiles = {n: Tiles(p.num_tiles, p.tile_bytes) for n, p in first.items()}
         self._shares = deal(tiles, blocks.count, how.o_parts, how.down_parts)
-        a_block = sum(m.num_bytes for m in weights.layers[0].matrices) / blocks.count
         self._batches = {
-            name: made.batch(
-                blocks.num_warps,
-                blocks.most_bytes // (2 if name in _LONG and a_block >= _LARGE else 1),
-                most_tiles(self._shares, name),
-            )
+            name: made.batch(blocks.num_warps, blocks.most_bytes, most_tiles(self._shares, name))
             for name, made in first.items()
         }
+        if sum(m.num_bytes for m in weights.layers[0].matrices) / blocks.count >= _LARGE:
+            self._batches |= {name: -(-self._batches[name] // 2) for name in _LONG}
         lengths = []
         for share in self._shares:
             bytes_of = {n: getattr(share, n).count * p.tile_bytes for n, p in first.items()}
