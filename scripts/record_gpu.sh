@@ -73,7 +73,7 @@ part_prompts() {
 LIBRARIES="-m fp16 -m bnb-nf4 -m bnb-int8-t0 -m awq-int4:marlin"
 
 part_causes() { # each verdict reached by work made to have that cause; what engines do on a GPU
-    "$PYTHON" -m pytest -v -p no:cacheprovider --durations=0 tests/explain/test_causes.py tests/engines \
+    "$PYTHON" -m pytest -vv -p no:cacheprovider --durations=0 tests/explain/test_causes.py tests/engines \
         tests/measure/test_bandwidth.py tests/methods/test_awq_layout.py >"$out/$CARD-engine-tests.txt" 2>&1
     grep -E 'test_causes|FAILED|passed|failed' "$out/$CARD-engine-tests.txt"
 }
