@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from bitbench.decode.config import DecoderConfig
 from bitbench.decode.deal import down_parts
 from bitbench.decode.step_source import NUM_WARPS
-from bitbench.decode.stream import GRANULE, Blocks
+from bitbench.decode.stream import GRANULE, Blocks, bytes_a_block
 from bitbench.decode.tiles import MOST_TILES, ROWS
 from bitbench.decode.weights import Weights
 from bitbench.facts.errors import Unsupported
@@ -124,7 +124,7 @@ def geometry(config: DecoderConfig, num_blocks: int, num_warps: int = NUM_WARPS,
 
 def in_flight(weights: Weights, num_blocks: int, num_sequences: int = 1) -> tuple[int, int]:
     """Granules that a block has under way at a time, while it waits for others and while it multiplies."""
-    a_block = sum(m.num_bytes for m in weights.layers[0].matrices) / num_blocks
+    a_block = bytes_a_block(weights, num_blocks)
     waiting, multiplying = next((w, m) for least, w, m in _IN_FLIGHT if a_block >= least)
     return waiting, max(multiplying, _LEAST_MULTIPLYING_BATCH) if num_sequences > 1 else multiplying
 

@@ -56,6 +56,11 @@ class Cuts:
     head_unit: int
 
 
+def bytes_a_block(weights: Weights, num_blocks: int) -> float:
+    """Of a layer's matrices, on average."""
+    return sum(m.num_bytes for m in weights.layers[0].matrices) / num_blocks
+
+
 def cuts(weights: Weights, config: DecoderConfig, blocks: Blocks, o_parts: int) -> Cuts:
     """How this model's matrices are cut for so many blocks."""
     group = config.group_size
@@ -116,7 +121,7 @@ class _Writer:
             name: made.batch(blocks.num_warps, blocks.most_bytes, most_tiles(self._shares, name))
             for name, made in first.items()
         }
-        if sum(m.num_bytes for m in weights.layers[0].matrices) / blocks.count >= _LARGE:
+        if bytes_a_block(weights, blocks.count) >= _LARGE:
             self._batches |= {name: -(-self._batches[name] // 2) for name in _LONG}
         lengths = []
         for share in self._shares:

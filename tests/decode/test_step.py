@@ -12,7 +12,7 @@ import torch
 from bitbench.decode import load
 from bitbench.decode.cuda_source import source
 from bitbench.decode.geometry import check, geometry, in_flight
-from bitbench.decode.stream import Blocks, streamed
+from bitbench.decode.stream import streamed
 from bitbench.facts.errors import Unsupported
 from tests.decode.emulated import COMPILER, emulated
 from tests.decode.stepped import stepped
@@ -109,11 +109,11 @@ def test_in_a_short_ring_warps_have_fewer_units_at_a_time(tmp_path, method):
 @torch.inference_mode()
 def test_large_layers_are_waited_for_in_smaller_batches(tmp_path, monkeypatch):
     decoder = model(tmp_path, "wide", "awq-int4")
-    blocks = Blocks(3 - decoder.config.num_kv_heads, 4, 24_576)
+    plain_weights = decoder.forward.weights
+    kernel = emulated(decoder, 256, tmp_path, num_blocks=3, num_granules=6)
     with monkeypatch.context() as patch:
         patch.setattr("bitbench.decode.stream._LARGE", 1 << 40)
-        usual = streamed(decoder.forward.weights, decoder.config, blocks, 1).streams.batches
-    kernel = emulated(decoder, 256, tmp_path, num_blocks=3, num_granules=6)
+        usual = streamed(plain_weights, decoder.config, kernel.geometry.multiplying, 1).streams.batches
     assert int(kernel.macros()["BATCH_GATE_UP"]) == usual["gate_up"] // 2 and usual["gate_up"] > 1
     assert int(kernel.macros()["BATCH_QKV"]) == usual["qkv"]
     ((_, error, plain),) = stepped(kernel, decoder.in_float32(), decoder, prompt_ids(40), 1)
