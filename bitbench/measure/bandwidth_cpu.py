@@ -1,8 +1,9 @@
 """Ways of reading memory with all usable CPUs through torch.
 
 Each thread reduces its own part of the buffer with a single-threaded torch call. Torch's own parallel reductions wait
-for all threads at a spinning barrier, which costs half the speed as soon as another process runs. Against a C loop
-(AVX-512 loads, 8 streams a thread) on the 2-core AMD EPYC this was written on, 270 MB: C 35.2, vector_norm 34.6,
+for all threads at a spinning barrier, which costs half the speed as soon as another process runs; one of them races
+too, for with many CPUs and a set that fits in their caches Python's lock costs more (seen with 16 CPUs). Against a C
+loop (AVX-512 loads, 8 streams a thread) on the 2-core AMD EPYC this was written on, 270 MB: C 35.2, vector_norm 34.6,
 amax 33.8 GB/s (medians, interleaved); a C loop with a single stream a thread gives 26.6.
 """
 
@@ -59,10 +60,15 @@ class CpuReader:
             ("torch vector_norm float64", part.view(torch.float64), torch.linalg.vector_norm),
             ("torch amax int64", part.view(torch.int64), torch.amax),
             ("torch amax float32", part.view(torch.float32), torch.amax),
+            ("torch sum float32", part.view(torch.float32), torch.sum),
         ]
         ways = [
             Way(f"{name}, {threads} threads", self._grouped(view, operation, threads))
             for name, view, operation in operations
+            for threads in self._thread_counts
+        ]
+        ways += [
+            Way(f"torch sum float32, torch's {threads} threads", self._by_torch(part.view(torch.float32), threads))
             for threads in self._thread_counts
         ]
         return race(ways, _host_seconds, RULES)
@@ -84,6 +90,19 @@ class CpuReader:
                     operation(part)
 
             return lambda: list(self._pool.map(read, parts))
+
+        return group
+
+    def _by_torch(self, view: Any, threads: int) -> Callable[[int], Run]:
+        import torch
+
+        def group(num_passes: int) -> Run:
+            def read() -> None:
+                torch.set_num_threads(threads)
+                for _ in range(num_passes):
+                    torch.sum(view)
+
+            return read
 
         return group
 

@@ -157,32 +157,34 @@ def test_granules() -> None:
 
 
 KERNEL_CHECK = """
+import sys
 import torch
 from bitbench.measure.read_kernel import checksum, read_blocks
 block = 64
 for num_blocks, programs in ((1, 1), (5, 2), (37, 4), (64, 16)):
     # So large that no sum leaves int32, which Triton's interpreter cannot wrap.
-    x = torch.randint(-2**20, 2**20, (num_blocks * block,), dtype=torch.int64).to(torch.int32)
+    x = torch.randint(-2**20, 2**20, (num_blocks * block,), dtype=torch.int64).to(sys.argv[1], torch.int32)
     for passes in (1, 3):
-        out = torch.full((programs,), -1, dtype=torch.int32)
+        out = torch.full((programs,), -1, dtype=torch.int32, device=sys.argv[1])
         read_blocks[(programs,)](x, out, num_blocks, passes, BLOCK=block)
         assert checksum(out) == passes * checksum(x) % 2**32, (num_blocks, programs, passes)
 """
-
-
-@pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed")
-def test_the_triton_kernel_reads_every_byte() -> None:
-    environment = os.environ | {"TRITON_INTERPRET": "1"}
-    done = subprocess.run(
-        [sys.executable, "-c", KERNEL_CHECK], env=environment, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
 
 
 def _has_cuda() -> bool:
     import torch
 
     return bool(torch.cuda.is_available())
+
+
+@pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed")
+def test_the_triton_kernel_reads_every_byte() -> None:
+    # Where there is a GPU the kernel itself; Triton 3.6 fails to interpret it with newer versions of numpy.
+    device, how = ("cuda", {}) if _has_cuda() else ("cpu", {"TRITON_INTERPRET": "1"})
+    done = subprocess.run(
+        [sys.executable, "-c", KERNEL_CHECK, device], env=os.environ | how, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.skipif(not _has_cuda(), reason="needs a GPU")
@@ -192,12 +194,13 @@ def test_cuda_reads_memory_at_most_as_fast_as_its_datasheet() -> None:
     from bitbench.facts.gpus import find
 
     size = 1_000_000_000
+    before = torch.cuda.memory_allocated()  # what earlier tests have not given back
     row = measure("cuda:0", [size])[0]
     assert row.bytes_per_s > 1e11
     facts = find(torch.cuda.get_device_name(0))
     if facts is not None:
         assert 0.6 < row.bytes_per_s / facts.bandwidth_bytes_per_s < 1.0
-    assert torch.cuda.memory_allocated() < size
+    assert torch.cuda.memory_allocated() - before < size // 2
 
 
 def test_sizes_beyond_the_buffer_are_read_once(monkeypatch):
