@@ -1,26 +1,24 @@
-"""How fast each way of reading that races for a CPU's bandwidth is, one set of bytes after another.
+"""How fast each way of reading that races for a CPU's bandwidth is, measured by itself as the winner of a race is.
 
-Prints, and with --out appends as JSON lines, what a tenth of each way's groups reach, as the measurement takes it, and
-the median, in GB/s.
+Prints, and with --out appends as JSON lines, GB/s, the most of a few turns: other work on the host only ever slows.
 
     python scripts/bandwidth_ways.py --megabytes 8 --megabytes 64 --megabytes 256
 """
 
 import argparse
-import statistics
-import time
 from pathlib import Path
 
 from lines import append
 
-from bitbench.measure.bandwidth_cpu import RULES, CpuReader
+from bitbench.measure.bandwidth_cpu import RULES, CpuReader, host_seconds
+from bitbench.measure.bandwidth_race import race
 from bitbench.results.machine import collect
 
-_GROUPS = 40
+_TURNS = 3
 
 
 def main() -> None:
-    """A line for each size and way; groups of the ways take turns, so that a disturbance meets all alike."""
+    """A line for each size and way."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--megabytes", type=int, action="append")
     parser.add_argument("--out", type=Path)
@@ -29,20 +27,10 @@ def main() -> None:
     environment = collect("cpu")
     reader = CpuReader(max(sizes))
     for size in sizes:
-        took: dict[str, list[float]] = {}
         ways = reader.ways(size)
-        for _ in range(_GROUPS):
-            for way in ways:
-                passes = max(1, 2**28 // size)
-                run = way.group(passes)
-                began = time.perf_counter()
-                run()
-                took.setdefault(way.name, []).append((time.perf_counter() - began) / passes)
-        for name, times in took.items():
-            quickest = sorted(times)[int(RULES.quantile * len(times))]
-            line = {"num_bytes": size, "way": name}
-            line |= {"gb_per_s": round(size / quickest / 1e9, 1)}
-            line |= {"median_gb_per_s": round(size / statistics.median(times) / 1e9, 1)}
+        turns = [[race([way], host_seconds, RULES).pass_s for way in ways] for _ in range(_TURNS)]
+        for way, took_s in zip(ways, zip(*turns, strict=True), strict=True):
+            line = {"num_bytes": size, "way": way.name, "gb_per_s": round(size / min(took_s) / 1e9, 1)}
             print(line, flush=True)
             append(line, environment, given.out)
     reader.close()
