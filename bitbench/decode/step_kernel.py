@@ -40,6 +40,7 @@ class StepKernel(FirstOfAll):
     geometry: Geometry
     launch: Launch
     batch_size: int = field(init=False)
+    one_launch: bool = field(init=False, default=True)
     _prompts: Prompts = field(init=False)
     _macros: dict[str, str] = field(init=False)
     _buffers: dict[str, Any] = field(init=False)

@@ -17,6 +17,8 @@ class Steps(Protocol):
 
     room: int
     batch_size: int
+    one_launch: bool
+    """Whether `advance` is a single launch, which may wait in the device's queue behind the prompt."""
 
     def start(self, ids: Sequence[int]) -> None:
         """Read the prompt."""
@@ -75,6 +77,7 @@ class FirstOfAll:
 class WithCache(FirstOfAll):
     """And what is kept of a batch: logits [batch, vocab], tokens by position [batch, room + 1], and the cache."""
 
+    one_launch = False
     _logits: Any
     _output: Any
     _cache: KVCache

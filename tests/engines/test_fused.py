@@ -104,3 +104,25 @@ def test_triton_is_tuned_where_all_products_of_a_step_were_measured(folder, own_
     assert int8.kernels(8).name == "Triton, untuned"
     gpu.name = "NVIDIA H200"
     assert fp16.kernels(8).name == "Triton, untuned"
+
+
+@pytest.mark.parametrize("one_launch", [True, False])
+def test_a_single_launch_is_queued_behind_the_prompt_and_the_first_token_heard_of_when_that_is_read(
+    monkeypatch, one_launch
+):
+    done = []
+    steps = SimpleNamespace(
+        one_launch=one_launch,
+        start_all=lambda ids: done.append("read"),
+        advance=lambda num_steps: done.append(f"{num_steps} steps"),
+        all_tokens=lambda first, count: done.append("fetched") or [[0] * count],
+    )
+    model = FusedModel(SimpleNamespace(device="cuda:0", prepared=lambda batch, room: steps), None)
+    event = SimpleNamespace(synchronize=lambda: done.append("waited"))
+    monkeypatch.setattr(FusedModel, "_now", lambda self: done.append("marked") or event)
+    monkeypatch.setattr(FusedModel, "synchronize", lambda self: done.append("waited for all"))
+    model.generate([[1, 2, 3]], 5, lambda: done.append("told"))
+    if one_launch:
+        assert done == ["read", "marked", "4 steps", "waited", "told", "fetched"]
+    else:
+        assert done == ["read", "waited for all", "told", "4 steps", "fetched"]
