@@ -2,7 +2,8 @@
 
 Everything that changes from step to step lies in tensors at fixed addresses and is updated in place on the device, so
 that the step can be captured in a CUDA graph as it is. It also runs uncaptured, on any device. Such a cache needs a
-mask, and what transformers would do because of it is avoided where cuDNN allows (grouped_attention.py).
+mask, and what transformers would do because of it is avoided where cuDNN allows (grouped_attention.py). Rotation takes
+half of transformers' kernels (short_rotation.py).
 
 Shapes: B batch, S prompt length, L cache length.
 """
@@ -11,6 +12,7 @@ from typing import Any
 
 from bitbench.engines.grouped_attention import grouped_attention
 from bitbench.engines.hf_generate import kv_cache_bytes
+from bitbench.engines.short_rotation import short_rotation
 from bitbench.engines.static_cache import Places, static_cache
 from bitbench.facts.errors import Unsupported
 
@@ -67,7 +69,7 @@ class StaticStepper:
         """Read the last token and choose the next one, without a word between host and device."""
         import torch
 
-        with torch.inference_mode(), grouped_attention(self._model):
+        with torch.inference_mode(), grouped_attention(self._model), short_rotation(self._model):
             self._places.next = self._position_1
             mask_L = torch.where(self._index_L <= self._position_1, self._visible, self._hidden)
             logits = self._model(
