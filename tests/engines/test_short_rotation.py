@@ -1,28 +1,15 @@
 """The short rotation: transformers' numbers to the bit, in fewer operations, only in steps and only where it may."""
 
 import sys
-from collections import Counter
 
 import pytest
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from bitbench.engines.short_rotation import short_rotation
+from tests.engines.counted import Counted
 from tests.engines.tiny import in_float32, prompt_ids, write_tiny
 
 KINDS = ["Llama", "Qwen2", "Qwen3", "Mistral"]
-
-
-class Counted(TorchDispatchMode):
-    """Counts operations by name."""
-
-    def __init__(self):
-        super().__init__()
-        self.calls = Counter()
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        self.calls[func.overloadpacket.__name__] += 1
-        return func(*args, **(kwargs or {}))
 
 
 def one_step(model, batch_size=2):
