@@ -22,10 +22,10 @@ extern "C" int run(const Step* step, int blocks, unsigned seed) {
   }
   for (size_t i = 0; i < fibers.size(); ++i) {
     Fiber& f = fibers[i];
-    f.block = &all[i / BLOCK_THREADS], f.thread = i % BLOCK_THREADS, f.done = false;
-    getcontext(&f.context);
-    f.context.uc_stack.ss_sp = stacks + stack * i, f.context.uc_stack.ss_size = stack, f.context.uc_link = 0;
-    makecontext(&f.context, begin, 0);
+    f.block = &all[i / BLOCK_THREADS], f.thread = i % BLOCK_THREADS, f.started = f.done = false;
+    getcontext(&f.start);
+    f.start.uc_stack.ss_sp = stacks + stack * i, f.start.uc_stack.ss_size = stack, f.start.uc_link = 0;
+    makecontext(&f.start, begin, 0);
   }
   std::vector<Fiber*> open;
   for (Fiber& f : fibers) open.push_back(&f);
@@ -37,8 +37,7 @@ extern "C" int run(const Step* step, int blocks, unsigned seed) {
     for (size_t i = 0; i < open.size(); ++i) {
       Fiber* f = open[(first + i) % open.size()];
       if (dice() % 8 == 0 && f->thread % 32 == 0) continue;
-      current = f;
-      swapcontext(&scheduler, &f->context);
+      resume(f);
     }
     size_t left = 0;
     for (Fiber* f : open)
