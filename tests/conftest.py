@@ -14,6 +14,9 @@ from bitbench.facts.models import parse_model
 # Without a GPU Triton's kernels run under its interpreter, which must be asked for before anything imports Triton.
 if not shutil.which("nvidia-smi"):
     os.environ.setdefault("TRITON_INTERPRET", "1")
+# As many test processes as cores: torch's threads that spin until there is work for them take a core from another
+# process. OpenMP reads this once, when torch is imported.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 
 @pytest.fixture(scope="session")
