@@ -10,7 +10,6 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
-#include <random>
 #include <type_traits>
 #include <vector>
 
@@ -64,8 +63,19 @@ static jmp_buf scheduler;
 static Fiber* current;
 static std::vector<Copy> copies;
 static int grid_size;
-static std::mt19937 dice;
 static u64 rounds;
+
+// Steele, Lea and Flood (2014), "Fast splittable pseudorandom number generators": <random> takes a sixth of the time of
+// compiling.
+static struct {
+  u64 state;
+  u32 operator()() {
+    u64 z = state += 0x9e3779b97f4a7c15;
+    z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9;
+    z = (z ^ z >> 27) * 0x94d049bb133111eb;
+    return (u32)(z >> 32);
+  }
+} dice;
 
 // Jumps, because swapcontext asks the operating system to keep the signal mask, which takes most of the time.
 static void resume(Fiber* f) {
