@@ -44,17 +44,31 @@ def test_a_hub_model_is_downloaded_only_after_asking(tmp_path):
     assert [(row["method"], row["status"]) for row in rows(tmp_path)] == [("bf16", "ok")]
 
 
-def test_a_local_folder_runs_and_its_memory_is_told_and_it_is_not_profiled_where_nobody_wants_that(tmp_path):
-    write_model(tmp_path / "model", tiny())
-    done = bitbench(tmp_path, "run", "./model", *SHORT, "--no-profile")
+@pytest.fixture(scope="module")
+def ran(tmp_path_factory):
+    """Where a local folder was run without profiles, in two processes."""
+    folder = tmp_path_factory.mktemp("ran")
+    write_model(folder / "model", tiny())
+    done = bitbench(folder, "run", "./model", *SHORT, "--processes", "2", "--no-profile")
     assert done.returncode == 0, done.stdout + done.stderr
-    row = rows(tmp_path)[0]
-    assert row["weights_bytes"] == sum(f.stat().st_size for f in (tmp_path / "model").glob("*.safetensors")) - header(
-        tmp_path / "model" / "model.safetensors"
+    return folder
+
+
+def test_a_local_folder_runs_and_its_memory_is_told_and_it_is_not_profiled_where_nobody_wants_that(ran):
+    row = rows(ran)[0]
+    assert row["weights_bytes"] == sum(f.stat().st_size for f in (ran / "model").glob("*.safetensors")) - header(
+        ran / "model" / "model.safetensors"
     )
     assert row["kv_cache_bytes"] and row["peak_memory_bytes"] and row["load_peak_bytes"]
     assert row["allocated_after_load_bytes"] > row["weights_bytes"]
-    assert [r.profiles for r in store.read([tmp_path / "r.jsonl"]).records] == [()]
+    assert [r.profiles for r in store.read([ran / "r.jsonl"]).records] == [(), ()]
+
+
+def test_a_row_passes_the_gate_before_it_is_timed_and_its_record_says_so(ran):
+    first, second = store.read([ran / "r.jsonl"]).records
+    assert first.gate.numerics.num_layers == 14 and first.gate.numerics.layer_excess < 1
+    assert [(p.corpus, p.num_positions) for p in first.gate.passes] == [("continuations", 64)]
+    assert first.gate_s > 0 and second.gate is None
 
 
 def test_the_first_process_of_a_row_is_profiled(tmp_path):
@@ -84,16 +98,6 @@ def test_a_folder_that_cannot_be_used_is_a_row_with_its_reason(tmp_path, damage,
     assert done.returncode == 1, done.stdout + done.stderr
     assert message in " ".join(done.stdout.split())
     assert rows(tmp_path)[0]["status"] == "load_error"
-
-
-def test_a_row_passes_the_gate_before_it_is_timed_and_its_record_says_so(tmp_path):
-    write_model(tmp_path / "model", tiny())
-    done = bitbench(tmp_path, "run", "./model", *SHORT, "--processes", "2", "--no-profile")
-    assert done.returncode == 0, done.stdout + done.stderr
-    first, second = store.read([tmp_path / "r.jsonl"]).records
-    assert first.gate.numerics.num_layers == 14 and first.gate.numerics.layer_excess < 1
-    assert [(p.corpus, p.num_positions) for p in first.gate.passes] == [("continuations", 64)]
-    assert first.gate_s > 0 and second.gate is None
 
 
 def test_quality_beside_the_reference_and_from_its_stored_logits_is_the_same(tmp_path):
