@@ -75,15 +75,15 @@ def model(demo_checkpoint):
 def test_scores_are_those_of_plain_transformers(folder, model):
     made, rows = folder
     asked = HarnessTasks(names=("capitals", "echo"), folder=str(made))
-    told = []
-    choice, generated = harness.score(model, asked, harness.load_tasks(asked), told.append)
+    told, manager = [], harness.load_tasks(asked)  # which reads the thousands of files of all tasks
+    choice, generated = harness.score(model, asked, manager, told.append)
     assert (choice.task, choice.metric, choice.task_version, choice.num_fewshot) == ("capitals", "acc", "2.0", 0)
     assert (generated.task, generated.metric.split(",")[0]) == ("echo", "exact_match")
     assert choice.scores == tuple(float(best(model, row) == row["answer"]) for row in rows)
     assert sum(choice.scores) >= 3, "a trained model knows capitals"
     assert len(generated.scores) == 5 and set(generated.scores) <= {0.0, 1.0}
     assert len(told) == 3 * 5 + 5
-    again = harness.score(model, asked.model_copy(update={"limit": 2}), harness.load_tasks(asked), told.append)[0]
+    again = harness.score(model, asked.model_copy(update={"limit": 2}), manager, told.append)[0]
     assert again.scores == choice.scores[:2] and again.documents_hash != choice.documents_hash
 
 
