@@ -143,7 +143,7 @@ main()
 
 @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
 def test_interrupt_keeps_finished_records_and_resume_goes_on(tmp_path, stop):
-    script = {"*": {"real_s_per_prompt": 0.1}}
+    script = {"*": {"real_s_per_prompt": 0.05}}
     env = os.environ | {"BITBENCH_FAKE_SCRIPT": json.dumps(script)}
     arguments = ["run", "demo", *FAKE, "--out", "r.jsonl"]
     process = subprocess.Popen(
