@@ -1,17 +1,18 @@
 #!/usr/bin/env bash
 # Measures again on a GPU what results/ has of one: the commands of results/README.md. CARD begins the files' names.
-# Of our own decoder, where the step kernel runs: checks, small, steps, large, prompts. Of engines beside one another, where
-# bitsandbytes and gptqmodel are: causes, tokens, engines, engines_large, contexts. Each part takes 1 to 9 minutes on an H200.
+# Of our own decoder, where the step kernel runs: checks, small, steps, large, prompts; tune is for scripts/ship_tuning.py. Of
+# engines beside one another, where bitsandbytes and gptqmodel are: causes, tokens, engines, engines_large, contexts. Each
+# part takes 1 to 9 minutes on an H200, engines 15.
 #
 #     scripts/record_gpu.sh FOLDER PART...
 set -uEo pipefail
 cd "$(dirname "$0")/.."
 PYTHON=${PYTHON:-python3} CARD=${CARD:-h200}
-PARTS="checks small steps large prompts causes tokens engines engines_large contexts"
+PARTS="checks small steps large prompts tune causes tokens engines engines_large contexts"
 SMALL=shape:qwen2.5-0.5b LARGE=shape:qwen2.5-7b
 
 if [ $# -lt 2 ]; then
-    sed -n '2,6s/^# \{0,1\}//p' "$0" >&2
+    sed -n '2,7s/^# \{0,1\}//p' "$0" >&2
     exit 2
 fi
 out=$1 && shift && mkdir -p "$out" || exit 1
@@ -70,6 +71,12 @@ part_prompts() {
     run $SMALL --quick -e fused -e transformers -w p512-n16 -m fp16 -m awq-int4 --out "$out/$CARD-ttft.jsonl"
 }
 
+part_tune() { # of the Triton kernels, which decode where the step kernel does not
+    "$PYTHON" -m bitbench tune $SMALL -m fp16 -m awq-int4 -m int8-wo -m fp8-wo --batch-size 8 --batch-size 1 |
+        tee "$out/$CARD-tune.txt"
+    cp "$("$PYTHON" -c 'from bitbench.decode import tuning; print(tuning.file())')" "$out/"
+}
+
 LIBRARIES="-m fp16 -m bnb-nf4 -m bnb-int8-t0 -m awq-int4:marlin"
 
 part_causes() { # each verdict reached by work made to have that cause; what engines do on a GPU
@@ -85,8 +92,8 @@ part_tokens() {
 
 part_engines() {
     local file=$out/$CARD-engines-qwen2.5-0.5b.jsonl
-    run $SMALL -w p40-n128 --quick --resume -e fused -m fp16 -m int8-wo -m awq-int4 -m awq-int4-head8 --out "$file"
     run $SMALL -w p40-n128 --quick --resume -e graphed -e transformers $LIBRARIES --out "$file"
+    run $SMALL -w p40-n128 --quick --resume -e fused -m fp16 -m int8-wo -m awq-int4 -m awq-int4-head8 --out "$file"
     run $SMALL -w p40-n128 --quick --resume -e compiled -m fp16 --out "$file"
 }
 

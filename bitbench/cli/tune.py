@@ -69,7 +69,7 @@ def _search(model: ModelRef, methods: Sequence[str], device: str, options: Optio
     from bitbench.decode.triton_steps import on_cuda
     from bitbench.decode.tuning import file, keep
 
-    tuning = None
+    name, tuning = torch.cuda.get_device_properties(device).name, None
     for method in methods:
         task = PrepareTask(model=model, method=method, device=device, quantize=True)
         decoder = load(Path(prepare(task, lambda _: None).path), STORED[method], device)
@@ -77,7 +77,6 @@ def _search(model: ModelRef, methods: Sequence[str], device: str, options: Optio
             console.print(f"{method}, batch {batch_size}")
             steps = on_cuda(decoder.forward, device, options.context + NUM_STEPS + 2, batch_size)
             tuning = search(steps, options.context, tuning, lambda line: console.print(f"  {line}"))
-    name = torch.cuda.get_device_properties(device).name
-    if tuning is not None and not options.dry_run:
-        keep(name, tuning)
-        console.print(f"kept for {name} in {file()}")
+            if not options.dry_run:
+                keep(name, tuning)  # at once: a search takes half a minute, and the next one may be interrupted
+                console.print(f"  kept for {name} in {file()}")
