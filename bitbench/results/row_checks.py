@@ -63,7 +63,9 @@ def _precision(s: CellSummary) -> str | None:
         return None
     if e.reached_precision is not None and e.reached_precision <= e.asked_precision:
         return None
-    reached = "unknown (one process)" if e.reached_precision is None else f"{e.reached_precision:.1%}"
+    reached = (
+        "unknown (it takes two processes that count)" if e.reached_precision is None else f"{e.reached_precision:.1%}"
+    )
     return f"{reached} of {e.asked_precision:.1%} asked: {_ENDED[e.ended_by]}"
 
 

@@ -89,7 +89,10 @@ def test_details_say_what_was_found() -> None:
     assert _detail("throttled", hot) == "all 20, so they count"
     assert _detail("throttled", [*hot[:1], *CLEAN[1:]]) == "4 left out"
     ended = ending("bf16", asked_precision=0.03, reached_precision=None, ended_by="failure")
-    assert _detail("precision", CLEAN, [ended]) == "unknown (one process) of 3.0% asked: a process failed"
+    assert (
+        _detail("precision", CLEAN, [ended])
+        == "unknown (it takes two processes that count) of 3.0% asked: a process failed"
+    )
     assert _detail("failed_processes", CASES["failed_processes"][0]) == "1 of 6 (timeout)"
 
 
