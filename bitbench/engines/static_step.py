@@ -3,7 +3,7 @@
 Everything that changes from step to step lies in tensors at fixed addresses and is updated in place on the device, so
 that the step can be captured in a CUDA graph as it is. It also runs uncaptured, on any device. Such a cache needs a
 mask, and what transformers would do because of it is avoided where cuDNN allows (grouped_attention.py). Rotation takes
-half of transformers' kernels and a norm one less, to the same numbers (short_rotation.py, short_norm.py).
+half of transformers' kernels, to the same numbers (short_rotation.py).
 
 Shapes: B batch, S prompt length, L cache length.
 """
@@ -12,7 +12,6 @@ from typing import Any
 
 from bitbench.engines.grouped_attention import grouped_attention
 from bitbench.engines.hf_generate import kv_cache_bytes
-from bitbench.engines.short_norm import short_norm
 from bitbench.engines.short_rotation import short_rotation
 from bitbench.engines.static_cache import Places, static_cache
 from bitbench.facts.errors import Unsupported
@@ -71,7 +70,7 @@ class StaticStepper:
         import torch
 
         model = self._model
-        with torch.inference_mode(), grouped_attention(model), short_rotation(model), short_norm(model):
+        with torch.inference_mode(), grouped_attention(model), short_rotation(model):
             self._places.next = self._position_1
             mask_L = torch.where(self._index_L <= self._position_1, self._visible, self._hidden)
             logits = model(
