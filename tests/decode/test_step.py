@@ -86,6 +86,18 @@ def test_a_batch_is_decoded_as_each_of_its_sequences(tmp_path, name, method, o_p
 
 @needs_compiler
 @torch.inference_mode()
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_a_batchs_sums_are_read_before_the_next_are_written(tmp_path, seed):
+    """Of several sequences there is room for one round of sums, and lm_head has more tiles a block than that."""
+    decoder = model(tmp_path, "qwen2", "fp16")
+    kernel = emulated(decoder, 256, tmp_path, num_blocks=3, o_parts=2, num_sequences=5, seed=seed)
+    assert int(kernel.macros()["MOST_HEAD"]) > 8
+    steps = list(stepped(kernel, decoder.in_float32(), decoder, prompt_ids(40, 5), 1))
+    assert sum(error for _, error, _ in steps) <= 1.1**2 * sum(plain for _, _, plain in steps)
+
+
+@needs_compiler
+@torch.inference_mode()
 @pytest.mark.parametrize(("method", "o_parts"), [("awq-int4", 1), ("awq-int4-head8", 2), ("int8-wo", 1)])
 def test_units_of_128_are_in_planes_however_many_there_are(tmp_path, method, o_parts):
     """More of them than warps, in one segment and in several."""

@@ -31,6 +31,7 @@ struct Meeting {  // of a known number of fibers
 
 struct Warp {
   Meeting meeting;
+  u64 oversleeps;  // so many rounds
   u64 slot[32];
   u32 operand[32][6];
 };
@@ -158,7 +159,12 @@ inline u32 pair_product(u32 a, u32 b) { return pack(low(a) * low(b), high(a) * h
 // ---- within a block -----------------------------------------------------------------------------------------------
 
 inline void warp_sync() { meet(my_warp().meeting, 32, "its warp"); }
-inline void block_sync() { meet(current->block->consumers, THREADS, "its block"); }
+// Some warps oversleep, so that others get far ahead of them.
+inline void block_sync() {
+  if (lane() == 0) my_warp().oversleeps = dice() % 16 ? 0 : dice() % 128;
+  meet(current->block->consumers, THREADS, "its block");
+  for (const u64 until = rounds + my_warp().oversleeps; rounds < until;) yield("itself");
+}
 inline void block_sync_all() { meet(current->block->all, BLOCK_THREADS, "its whole block"); }
 
 template <class T> T of_lane(T v, int from) {
