@@ -28,25 +28,27 @@ _TIMER, _CYCLES = "%globaltimer;", "%clock64;"
 _PERIOD_S = 0.02
 LOADS = ("nothing but one block", "all blocks wait", "all add", "all read L2", "all read memory")
 _SOURCE = """
-extern "C" __global__ void load(const uint4* from, unsigned long long count, int what, long long ns, long long* out) {
+extern "C" __global__ void load(const uint4* from, int count, int what, int ns, long long* out) {
   long long begin, now;
   asm volatile("mov.u64 %0, %globaltimer;" : "=l"(begin));
   const long long cycles = clock64();
-  const unsigned long long stride = gridDim.x * blockDim.x;
-  unsigned long long i = blockIdx.x * blockDim.x + threadIdx.x;
+  const int stride = gridDim.x * blockDim.x;
+  int i = (blockIdx.x * blockDim.x + threadIdx.x) % count;
   unsigned v = threadIdx.x;
   float x = v, y = 1;
   do {
     if (what < 2) __nanosleep(200);
     if (what == 2)
       for (int k = 0; k < 256; ++k) x = fmaf(x, 0.5f, y), y = fmaf(y, 0.5f, x);
-    if (what > 2)
+    if (what > 2) {
+      #pragma unroll
       for (int k = 0; k < 16; ++k, i = i + stride < count ? i + stride : threadIdx.x) {
         uint4 w;
         asm volatile("ld.relaxed.gpu.global.v4.u32 {%0, %1, %2, %3}, [%4];"
                      : "=r"(w.x), "=r"(w.y), "=r"(w.z), "=r"(w.w) : "l"(from + i));
         v ^= w.x ^ w.y ^ w.z ^ w.w;
       }
+    }
     asm volatile("mov.u64 %0, %globaltimer;" : "=l"(now));
   } while (now - begin < ns);
   if (!blockIdx.x && !threadIdx.x) out[0] = clock64() - cycles, out[1] = now - begin;
