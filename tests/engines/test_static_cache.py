@@ -1,35 +1,21 @@
 """The cache of a static step: nothing is done a layer but writing keys and values."""
 
-from collections import Counter
-
 import pytest
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from bitbench.engines.static_cache import Places, static_cache
 from bitbench.engines.static_step import StaticStepper
+from tests.engines.counted import Counted
 from tests.engines.tiny import in_float32, prompt_ids, write_tiny
-
-
-class Counting(TorchDispatchMode):
-    """Counts operations by their names."""
-
-    def __init__(self):
-        super().__init__()
-        self.found = Counter()
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        self.found[func.overloadpacket.__name__] += 1
-        return func(*args, **(kwargs or {}))
 
 
 def step_operations(folder, layers):
     model = in_float32(write_tiny(folder, num_hidden_layers=layers))
     stepper = StaticStepper(model, 1, 32)
     stepper.start(torch.tensor(prompt_ids(9)))
-    with Counting() as counting:
+    with Counted() as counting:
         stepper.step()
-    return counting.found
+    return counting.calls
 
 
 def test_a_layer_of_a_step_counts_no_positions(tmp_path):
