@@ -10,6 +10,7 @@ import argparse
 import statistics
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from decode_steps import DEVICE, STORED, loaded, variants
 from lines import append
 
 from bitbench.decode import cuda_source
-from bitbench.decode.step_kernel import on_cuda
+from bitbench.decode.step_kernel import StepKernel, on_cuda
 from bitbench.decode.step_source import source_hash
 from bitbench.measure.power import PowerWatch
 from bitbench.results.machine import collect
@@ -89,22 +90,22 @@ def watched(work: Callable[[], None]) -> dict[str, Any]:
     }
 
 
+def answers(kernel: StepKernel) -> None:
+    """Some, one after another."""
+    for _ in range(_ANSWERS):
+        kernel._forget()
+        kernel.advance(_NUM_STEPS)
+
+
 def of_decoder(decoder: Any, batch: int, extra: dict[str, str]) -> dict[str, Any]:
     """Of a step by its median in nanoseconds and in cycles, two kernels that differ in what they count."""
     took, line = {}, {}
     for name, cycles in (("step_ns", False), ("step_cycles", True)):
         with counting(cycles):
             kernel = on_cuda(decoder.forward, DEVICE, _ROOM, extra=extra, batch_size=batch, places=0)
-
-        def answers(kernel: Any = kernel) -> None:
-            for _ in range(_ANSWERS):
-                kernel._forget()
-                kernel.advance(_NUM_STEPS)
-
-        answers()
-        line |= watched(answers)
+        answers(kernel)
+        line |= watched(partial(answers, kernel))
         took[name] = round(statistics.median(kernel.step_times_s()) * 1e9)
-        del kernel
     return took | {"ghz": round(took["step_cycles"] / took["step_ns"], 3)} | line
 
 

@@ -8,9 +8,10 @@ at once, and one of the buffers at a time, kept where it is faster.
 """
 
 import argparse
+import itertools
 import random
 import statistics
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,16 +20,14 @@ from decode_steps import DEVICE, STORED, loaded
 from lines import append
 
 from bitbench.decode import cuda_source
-from bitbench.decode.placing import tried
-from bitbench.decode.step_kernel import StepKernel, on_cuda
+from bitbench.decode.placing import LINE, tried
+from bitbench.decode.step_kernel import POLLED, StepKernel, on_cuda
 from bitbench.decode.step_source import source_hash
 from bitbench.results.machine import collect
 
 _PROMPT_LEN, _NUM_STEPS, _ROOM = 40, 127, 192
 _LOADS = 3
-POLLED = ("qkv", "attended", "from_o", "inner", "from_down")
-"""What blocks exchange in a layer."""
-_LINE, _PLACES = 16, 1024  # words of a line; places of one buffer, a line apart
+_PLACES = 1024  # of one buffer, a line apart
 
 
 class Chance:
@@ -77,19 +76,38 @@ def one_at_a_time(
     which is timed anew beside it. Returns the places and what was timed.
     """
     pools = {
-        name: torch.zeros(-(-b.numel() // _LINE) * _LINE + _PLACES * _LINE, dtype=b.dtype, device=b.device)
+        name: torch.zeros(-(-b.numel() // LINE) * LINE + _PLACES * LINE, dtype=b.dtype, device=b.device)
         for name, b in buffers.items()
     }
     now, trials = dict(buffers), []
     for _ in range(rounds):
         for name, buffer in buffers.items():
-            at = draw.randrange(_PLACES) * _LINE
+            at = draw.randrange(_PLACES) * LINE
             other = now | {name: pools[name][at : at + buffer.numel()].view(buffer.shape)}
             before, after = step_us(now), step_us(other)
             trials.append({"moved": name, "before_us": before, "after_us": after})
             if after < before:
                 now = other
     return now, trials
+
+
+def findings(kernel: StepKernel, tries: int, places: int, rounds: int) -> Iterator[tuple[str, list[Any]]]:
+    """What was changed, and a step each time."""
+    chance = Chance(kernel)
+    chance.step_us()  # wakes the GPU up
+    yield "same", [chance.step_us() for _ in range(tries)]
+    yield "weights", [chance.step_us(chance.copies("streams")) for _ in range(tries)]
+    yield "caches", [chance.step_us(chance.copies("keys", "values")) for _ in range(tries)]
+    loads = []
+    for _ in range(_LOADS):
+        chance.load_anew()
+        loads.append(chance.step_us())
+    yield "loads", loads
+    yield "places", chance.places(places)
+    buffers = {name: kernel._buffers[name] for name in POLLED}
+    found, trials = one_at_a_time(buffers, chance.step_us, rounds, random.Random(1))
+    yield "one_at_a_time", trials
+    yield "before_and_after", [(chance.step_us(buffers), chance.step_us(found)) for _ in range(tries)]
 
 
 def main() -> None:
@@ -104,31 +122,13 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     given = parser.parse_args()
     environment = collect(DEVICE)
-    for method in given.method or ["awq-int4"]:
-        for batch in given.batch or [1]:
-            kernel = on_cuda(loaded(given.model, method, STORED[method]).forward, DEVICE, _ROOM, batch_size=batch)
-            chance, tries = Chance(kernel), range(given.tries)
-
-            def tell(what: str, values: list[Any], about: tuple[Any, ...] = (method, batch)) -> None:
-                line = dict(zip(("method", "batch"), about, strict=True)) | {"model": given.model, what: values}
-                print(line, flush=True)
-                append(line | {"kernel_source": source_hash()}, environment, given.out)
-
-            chance.step_us()  # wakes the GPU up
-            tell("same", [chance.step_us() for _ in tries])
-            tell("weights", [chance.step_us(chance.copies("streams")) for _ in tries])
-            tell("caches", [chance.step_us(chance.copies("keys", "values")) for _ in tries])
-            loads = []
-            for _ in range(_LOADS):
-                chance.load_anew()
-                loads.append(chance.step_us())
-            tell("loads", loads)
-            tell("places", chance.places(given.places))
-            buffers = {name: kernel._buffers[name] for name in POLLED}
-            found, trials = one_at_a_time(buffers, chance.step_us, given.rounds, random.Random(1))
-            tell("one_at_a_time", trials)
-            ends = [(chance.step_us(buffers), chance.step_us(found)) for _ in tries]
-            tell("before_and_after", ends)
+    for method, batch in itertools.product(given.method or ["awq-int4"], given.batch or [1]):
+        kernel = on_cuda(loaded(given.model, method, STORED[method]).forward, DEVICE, _ROOM, batch_size=batch)
+        about = {"model": given.model, "method": method, "batch": batch}
+        for what, values in findings(kernel, given.tries, given.places, given.rounds):
+            line = about | {what: values}
+            print(line, flush=True)
+            append(line | {"kernel_source": source_hash()}, environment, given.out)
 
 
 if __name__ == "__main__":

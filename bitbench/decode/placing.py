@@ -8,7 +8,7 @@ import random
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-_LINE = 16
+LINE = 16
 """Words of 8 bytes. Nothing shares a line with what another phase sends."""
 _MOST_LINES_BETWEEN = 512
 
@@ -22,8 +22,8 @@ def tried(
     import torch
 
     names = tuple(names)
-    lines = sum(-(-buffers[name].numel() // _LINE) for name in names) + len(names) * _MOST_LINES_BETWEEN
-    pool = torch.zeros(lines * _LINE, dtype=torch.int64, device=buffers[names[0]].device)
+    lines = sum(-(-buffers[name].numel() // LINE) for name in names) + len(names) * _MOST_LINES_BETWEEN
+    pool = torch.zeros(lines * LINE, dtype=torch.int64, device=buffers[names[0]].device)
     draw = random.Random(0)
     places = [_places(pool, buffers, names, draw) for _ in range(tries)]
     took = tuple(min(seconds(place) for _ in range(2)) for place in places)
@@ -35,8 +35,8 @@ def _places(pool: Any, buffers: Mapping[str, Any], names: tuple[str, ...], draw:
     """In an order and with gaps that are drawn."""
     found, at = {}, 0
     for name in draw.sample(names, len(names)):
-        at += draw.randrange(_MOST_LINES_BETWEEN) * _LINE
+        at += draw.randrange(_MOST_LINES_BETWEEN) * LINE
         count = buffers[name].numel()
         found[name] = pool[at : at + count].view(buffers[name].shape)
-        at += -(-count // _LINE) * _LINE
+        at += -(-count // LINE) * LINE
     return found

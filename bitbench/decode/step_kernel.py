@@ -19,7 +19,8 @@ from bitbench.decode.weights import Weights
 CHUNK = 32
 """Positions that a warp attends to at a time: values of so many lie together."""
 _MOST_STEPS = 4096
-_POLLED = ("qkv", "attended", "from_o", "inner", "from_down")
+POLLED = ("qkv", "attended", "from_o", "inner", "from_down")
+"""What blocks exchange in a layer."""
 _PLACES_TRIED, _STEPS_TRIED = 8, 16
 _STAMPS = (5, 10)  # NUM_PRODUCTS and PLACES of step.cu
 
@@ -79,14 +80,14 @@ class StepKernel(FirstOfAll):
             self.advance(num_steps)
             return statistics.median(self.step_times_s())
 
-        found, took = tried(self._buffers, _POLLED, seconds, tries)
+        found, took = tried(self._buffers, POLLED, seconds, tries)
         self._buffers |= found
         self._forget()
         return took
 
     def _forget(self) -> None:
         """As new: nothing was exchanged, and no step taken."""
-        for name in (*_POLLED, "parts", "best", "token", "position", "steps_done"):
+        for name in (*POLLED, "parts", "best", "token", "position", "steps_done"):
             self._buffers[name].zero_()
 
     def start_all(self, ids: Sequence[Sequence[int]]) -> None:

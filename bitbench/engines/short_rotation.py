@@ -1,6 +1,6 @@
 """Rotary position embedding of one new token in half as many kernels, to the bit what transformers makes.
 
-transformers turns queries and keys one after the other, and of each negates a half, copies both halves into places,
+transformers turns queries and keys one after the other, and of each negates a half, puts the halves in their places,
 multiplies twice and adds: ten kernels a layer. Here they are turned together, and it is the sine's half that is
 negated, once a step: five. A step of a small model is little else than such kernels, and they are no method's.
 
@@ -43,14 +43,15 @@ class _Rotation:
         self._sin_BSD: Any = None
         self._turned_BSD: Any = None
 
-    def __call__(
-        self, q: Any, k: Any, cos: Any, sin: Any, *args: Any, unsqueeze_dim: int = 1, **kwargs: Any
-    ) -> tuple[Any, Any]:
-        """Queries [B][heads][S][D] and keys [B][other heads][S][D], cosines and sines [B][S][D]: both turned."""
+    def __call__(self, q: Any, k: Any, cos: Any, sin: Any, *others: Any, **named: Any) -> tuple[Any, Any]:
+        """Queries [B][heads][S][D] and keys [B][other heads][S][D], cosines and sines [B][S][D]: both turned.
+
+        By transformers' own function for other arguments, several tokens, and where it turns a part of a head only.
+        """
         import torch
 
-        if args or kwargs or unsqueeze_dim != 1 or q.shape[2] != 1:
-            return self._theirs(q, k, cos, sin, *args, unsqueeze_dim=unsqueeze_dim, **kwargs)
+        if others or named or q.shape[2] != 1 or cos.shape[-1] != q.shape[-1]:
+            return self._theirs(q, k, cos, sin, *others, **named)
         half, num_heads = q.shape[-1] // 2, q.shape[1]
         if sin is not self._sin_BSD:
             self._sin_BSD, self._turned_BSD = sin, torch.cat((-sin[..., :half], sin[..., half:]), dim=-1)

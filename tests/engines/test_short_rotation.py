@@ -84,6 +84,35 @@ def interleaved(q, k, cos, sin, unsqueeze_dim=1):
     return turned(q), turned(k)
 
 
+def of_a_part(q, k, cos, sin, unsqueeze_dim=1):
+    """As Phi-3 does, by transformers' function for what is turned."""
+    length, cos, sin = cos.shape[-1], cos.unsqueeze(unsqueeze_dim), sin.unsqueeze(unsqueeze_dim)
+    half = length // 2
+
+    def turned(x):
+        part = x[..., :length]
+        other = torch.cat((-part[..., half:], part[..., :half]), dim=-1)
+        return torch.cat((part * cos + other * sin, x[..., length:]), dim=-1)
+
+    return turned(q), turned(k)
+
+
+@pytest.mark.parametrize("heads_first", [True, False])
+def test_other_arguments_and_parts_of_heads_are_left_to_the_models_own_function(heads_first, tmp_path, monkeypatch):
+    model = in_float32(write_tiny(tmp_path))
+    module = sys.modules[type(model).__module__]
+    monkeypatch.setattr(module, "apply_rotary_pos_emb", of_a_part)
+    q, k = torch.randn(2, 4, 1, 16), torch.randn(2, 2, 1, 16)
+    cos, sin = torch.randn(2, 2, 1, 8)
+    others = () if heads_first else (2,)
+    if others:
+        q, k, cos, sin = q.transpose(1, 2), k.transpose(1, 2), *torch.randn(2, 2, 1, 16)
+    with short_rotation(model):
+        assert module.apply_rotary_pos_emb is not of_a_part
+        found = module.apply_rotary_pos_emb(q, k, cos, sin, *others)
+    assert all(torch.equal(*pair) for pair in zip(found, of_a_part(q, k, cos, sin, *others), strict=True))
+
+
 def of_positions(q, k, cos, sin, position_ids):
     raise AssertionError("not with these arguments")
 
