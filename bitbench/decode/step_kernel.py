@@ -21,7 +21,7 @@ CHUNK = 32
 _MOST_STEPS = 4096
 POLLED = ("qkv", "attended", "from_o", "inner", "from_down")
 """What blocks exchange in a layer."""
-_PLACES_TRIED, _STEPS_TRIED = 8, 16
+_PLACES_TRIED, _ROUNDS_TRIED, _STEPS_TRIED = 8, 6, 16
 _STAMPS = (5, 10)  # NUM_PRODUCTS and PLACES of step.cu
 
 Launch = Callable[[Arguments], None]
@@ -68,8 +68,9 @@ class StepKernel(FirstOfAll):
         sizes = macros(self.forward.config, self.forward.weights) | self.geometry.macros() | self._macros
         return sizes | {"CHUNK": str(CHUNK)}
 
-    def settle(self, tries: int = _PLACES_TRIED, num_steps: int = _STEPS_TRIED) -> tuple[float, ...]:
-        """Put what blocks exchange where steps take least. Returns a step's seconds at each place that was tried.
+    def settle(self, tries: int = _PLACES_TRIED, num_steps: int = _STEPS_TRIED, rounds: int = 0) -> tuple[float, ...]:
+        """Put what blocks exchange where steps take least, at last by so many `rounds` of moving one buffer at a time.
+        Returns a step's seconds at each place that was tried before these.
 
         Forgets prompts; the cache needs room for so many steps.
         """
@@ -80,7 +81,7 @@ class StepKernel(FirstOfAll):
             self.advance(num_steps)
             return statistics.median(self.step_times_s())
 
-        found, took = tried(self._buffers, POLLED, seconds, tries)
+        found, took = tried(self._buffers, POLLED, seconds, tries, rounds)
         self._buffers |= found
         self._forget()
         return took
@@ -172,7 +173,7 @@ def on_cuda(
     run = compiled(FILE, "decode_steps", options, device, shape.shared_bytes(forward.config))
     kernel.launch = lambda arguments: run(shape.num_blocks, 32 * (num_warps + 1), arguments)
     if places:
-        kernel.settle(places)
+        kernel.settle(places, rounds=_ROUNDS_TRIED)
     return kernel
 
 

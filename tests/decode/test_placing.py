@@ -1,8 +1,29 @@
 """Where polled buffers are put."""
 
+from itertools import pairwise
+
 import torch
 
 from bitbench.decode.placing import tried
+
+
+def test_buffers_are_moved_one_at_a_time_and_stay_where_steps_take_less():
+    buffers = {name: torch.ones(100, dtype=torch.int64) for name in "abc"}
+    seen: list[dict[str, int]] = []
+
+    def costs(places):  # of lines, and what they cost adds up
+        return {name: places[name].data_ptr() // 128 % 512 for name in buffers}
+
+    def seconds(places):
+        seen.append(costs(places))
+        return float(sum(seen[-1].values()))
+
+    found, took = tried(buffers, "abc", seconds, tries=4, rounds=10)
+    at_once, moves = seen[:8], seen[8:]
+    assert len(moves) == 2 * 2 * 3 * 10
+    assert all(sum(one[name] != other[name] for name in buffers) <= 1 for one, other in pairwise(moves))
+    assert sum(moves[0].values()) == min(took) == min(sum(one.values()) for one in at_once)
+    assert costs(found) == {name: min(one[name] for one in moves) for name in buffers}
 
 
 def test_the_fastest_of_the_places_is_taken_and_nothing_overlaps():
