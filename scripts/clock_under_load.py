@@ -1,21 +1,22 @@
 """The clock that a GPU's multiprocessors really have while our own decoder runs, and while they do simpler things.
 
-NVML tells a clock that was asked for, now and then. Here a kernel counts its own cycles beside the GPU's time. Prints,
-and with --out appends as JSON lines, for each load its cycles a nanosecond, and what NVML says meanwhile.
+NVML tells the clock that was asked for. Here a kernel counts its own cycles beside the GPU's time. Prints, and with
+--out appends as JSON lines, for each load its cycles a nanosecond, and what NVML says meanwhile: of simple loads on one
+multiprocessor and on another, and of the decoder's step with tensor cores, without, and with them in attention only.
 
     python scripts/clock_under_load.py shape:qwen2.5-0.5b --out results/h200-clock-under-load.jsonl
 """
 
 import argparse
 import statistics
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from decode_steps import DEVICE, STORED, loaded, variants
+from decode_steps import DEVICE, STORED, loaded
 from lines import append
 
 from bitbench.decode import cuda_source
@@ -24,10 +25,36 @@ from bitbench.decode.step_source import source_hash
 from bitbench.measure.power import PowerWatch
 from bitbench.results.machine import collect
 
-_NUM_STEPS, _ROOM, _ANSWERS = 1000, 1024, 4
+_NUM_STEPS, _ROOM, _ANSWERS = 128, 160, 50
 _TIMER, _CYCLES = "%globaltimer;", "%clock64;"
-_PERIOD_S = 0.02
-LOADS = ("nothing but one block", "all blocks wait", "all add", "all read L2", "all read memory")
+_PERIOD_S, _LOAD_NS = 0.02, 500_000_000
+_ADD, _READ, _MULTIPLY, _HALF, _ONCE, _ZEROS, _BYTES, _ONE_BLOCK = 1, 2, 4, 8, 16, 32, 64, 128
+_SIXTEENTH = 256  # times log2 of the nanoseconds in which matrices are multiplied, then fifteen times as long not
+LOADS = {
+    "nothing but one block": 0,
+    "all wait": 0,
+    "all add": _ADD,
+    "all read L2": _READ,
+    "all read memory": _READ,
+    "all multiply matrices": _MULTIPLY,
+    "all read memory and multiply": _READ | _MULTIPLY,
+    "all read memory half of the time": _READ | _HALF,
+    "all multiply half of the time": _MULTIPLY | _HALF,
+    "all do both half of the time": _READ | _MULTIPLY | _HALF,
+    "all add, and multiply a little": _ADD | _MULTIPLY | _ONCE,
+    "all multiply zeros": _MULTIPLY | _ZEROS,
+    "all multiply bytes": _BYTES,
+    "all multiply 1/4 us of 1/2": _MULTIPLY | _HALF | 8 * _SIXTEENTH,
+    "all multiply 1/2 us of 1": _MULTIPLY | _HALF | 9 * _SIXTEENTH,
+    "all multiply 1 us of 2": _MULTIPLY | _HALF | 10 * _SIXTEENTH,
+    "all do both 1/2 us of 1": _READ | _MULTIPLY | _HALF | 9 * _SIXTEENTH,
+    "one multiprocessor multiplies": _ADD | _MULTIPLY | _ONE_BLOCK,
+    "all multiply 1 us of 16": _ADD | _MULTIPLY | 10 * _SIXTEENTH,
+    "all multiply 8 us of 131": _ADD | _MULTIPLY | 13 * _SIXTEENTH,
+    "all multiply 131 us of 2097": _ADD | _MULTIPLY | 17 * _SIXTEENTH,
+    "all multiply 1 ms of 17": _ADD | _MULTIPLY | 20 * _SIXTEENTH,
+    "all multiply 8 ms of 134": _ADD | _MULTIPLY | 23 * _SIXTEENTH,
+}
 _SOURCE = """
 extern "C" __global__ void load(const uint4* from, int count, int what, int ns, long long* out) {
   long long begin, now;
@@ -35,41 +62,82 @@ extern "C" __global__ void load(const uint4* from, int count, int what, int ns, 
   const long long cycles = clock64();
   const int stride = gridDim.x * blockDim.x;
   int i = (blockIdx.x * blockDim.x + threadIdx.x) % count;
-  unsigned v = threadIdx.x;
-  float x = v, y = 1;
+  unsigned v = threadIdx.x, a = what & 32 ? 0 : 0x9e3779b9u * v >> 2, b = what & 32 ? 0 : 0x85ebca6bu * v >> 2;
+  float x = v, y = 1, sums[4] = {};
+  int totals[4] = {};
+  const int shift = what >> 8;
   do {
-    if (what < 2) __nanosleep(200);
-    if (what == 2)
+    asm volatile("mov.u64 %0, %globaltimer;" : "=l"(now));
+    if (!(what & 71) || (what & 8 && now >> (shift ? shift : 12) & 1)) {  // in phase
+      __nanosleep(200);
+      continue;
+    }
+    if (what & 1)
       for (int k = 0; k < 256; ++k) x = fmaf(x, 0.5f, y), y = fmaf(y, 0.5f, x);
-    if (what > 2) {
+    if (what & 2) {
       #pragma unroll
-      for (int k = 0; k < 16; ++k, i = i + stride < count ? i + stride : threadIdx.x) {
+      for (int k = 0; k < 8; ++k, i = i + stride < count ? i + stride : threadIdx.x) {
         uint4 w;
         asm volatile("ld.relaxed.gpu.global.v4.u32 {%0, %1, %2, %3}, [%4];"
                      : "=r"(w.x), "=r"(w.y), "=r"(w.z), "=r"(w.w) : "l"(from + i));
         v ^= w.x ^ w.y ^ w.z ^ w.w;
       }
     }
-    asm volatile("mov.u64 %0, %globaltimer;" : "=l"(now));
+    if (what & 4 && !(what & 128 && blockIdx.x) && !(!(what & 8) && shift && now >> shift & 15))
+      for (int k = what & 16 ? 15 : 0; k < 16; ++k)
+        asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %4, %5}, "
+                     "{%4, %5}, {%0, %1, %2, %3};"
+                     : "+f"(sums[0]), "+f"(sums[1]), "+f"(sums[2]), "+f"(sums[3]) : "r"(a), "r"(b));
+    if (what & 64)
+      for (int k = 0; k < 16; ++k)
+        asm volatile("mma.sync.aligned.m16n8k32.row.col.s32.u8.s8.s32 {%0, %1, %2, %3}, {%4, %5, %4, %5}, "
+                     "{%4, %5}, {%0, %1, %2, %3};"
+                     : "+r"(totals[0]), "+r"(totals[1]), "+r"(totals[2]), "+r"(totals[3]) : "r"(a), "r"(b));
   } while (now - begin < ns);
+  const int other = gridDim.x / 3;  // another multiprocessor's
   if (!blockIdx.x && !threadIdx.x) out[0] = clock64() - cycles, out[1] = now - begin;
-  if (v == 12345 && x == y) out[2] = v;
+  if (other == blockIdx.x && !threadIdx.x) out[2] = clock64() - cycles, out[3] = now - begin;
+  if (v == 12345 && x == y + sums[0] + sums[3] + totals[0] + totals[3]) out[4] = v;
 }
 """
 
 
+# In place of what tensor cores do: other numbers, in a few instructions.
+_STAND_INS = """
+DEVICE void mma(float (&c)[4], u32 a0, u32 a1, u32 a2, u32 a3, u32 b0, u32 b1) {
+  c[0] += as_float(((a0 ^ a1 ^ a2 ^ a3 ^ b0 ^ b1) & 0x7fffffu) | 0x3f800000u);
+}
+DEVICE void mma(int (&c)[4], u32 a0, u32 a1, u32 a2, u32 a3, u32 b0, u32 b1) {
+  c[0] += a0 ^ a1 ^ a2 ^ a3 ^ b0 ^ b1;
+}
+"""
+TENSOR_CORES = ("everywhere", "nowhere", "in attention")
+
+
 @contextmanager
-def counting(cycles: bool) -> Iterator[None]:
-    """While this is open the kernel is compiled to count cycles where it would ask the time, or as it is."""
+def changed(tensor_cores: str) -> Iterator[None]:
+    """While this is open the decoder's kernel is compiled to count cycles where it would ask the time, and to use
+    tensor cores only there. Where it doesn't what it computes is wrong, and as fast as if they took no time.
+    """
     source = cuda_source.source
 
-    def changed(*arguments: Any) -> str:
+    def other(*arguments: Any) -> str:
         text = source(*arguments)
-        assert text.count(_TIMER) <= 1, "a kernel asks the time in one place"
-        return text.replace(_TIMER, _CYCLES) if cycles else text
+        if _TIMER not in text:
+            return text
+        assert text.count(_TIMER) == 1, "the step kernel asks the time in one place"
+        text = text.replace(_TIMER, _CYCLES)
+        if tensor_cores == "everywhere":
+            return text
+        text = text.replace("DEVICE void mma(", "DEVICE void by_tensor_cores(")
+        begin, end = text.index("// Queries of eight heads"), text.index("// Joins the parts of")
+        if tensor_cores == "in attention":
+            text = text[:begin] + text[begin:end].replace("mma(", "by_tensor_cores(") + text[end:]
+        at = text.index("// ---- within a block")
+        return text[:at] + _STAND_INS + text[at:]
 
     cuda_source._compiled.cache_clear()
-    cuda_source.source = changed
+    cuda_source.source = other
     try:
         yield
     finally:
@@ -84,39 +152,45 @@ def watched(work: Callable[[], None]) -> dict[str, Any]:
         torch.cuda.synchronize()
     found = watch.samples()
     return {
-        "nvml_ghz": [round(s.sm_clock_hz / 1e9, 3) for s in found if s.sm_clock_hz],
+        "nvml_ghz": sorted({round(s.sm_clock_hz / 1e9, 3) for s in found if s.sm_clock_hz}),
         "power_w": [round(s.power_w) for s in found if s.power_w],
         "reasons": sorted({reason for s in found for reason in s.throttle_reasons}),
     }
 
 
-def answers(kernel: StepKernel) -> None:
-    """Some, one after another."""
+def answers(kernel: StepKernel) -> dict[str, list[Any]]:
+    """Of some, one after another, the median step in cycles, and microseconds a step by the host."""
+    counted, host_us = [], []
     for _ in range(_ANSWERS):
         kernel._forget()
+        torch.cuda.synchronize()
+        began = time.perf_counter()
         kernel.advance(_NUM_STEPS)
+        torch.cuda.synchronize()
+        host_us.append(round((time.perf_counter() - began) / _NUM_STEPS * 1e6, 2))
+        counted.append(round(statistics.median(kernel.step_times_s()) * 1e9))
+    return {"cycles": counted, "host_us": host_us}
 
 
-def of_decoder(decoder: Any, batch: int, extra: dict[str, str]) -> dict[str, Any]:
-    """Of a step by its median in nanoseconds and in cycles, two kernels that differ in what they count."""
-    took, line = {}, {}
-    for name, cycles in (("step_ns", False), ("step_cycles", True)):
-        with counting(cycles):
-            kernel = on_cuda(decoder.forward, DEVICE, _ROOM, extra=extra, batch_size=batch, places=0)
-        answers(kernel)
-        line |= watched(partial(answers, kernel))
-        took[name] = round(statistics.median(kernel.step_times_s()) * 1e9)
-    return took | {"ghz": round(took["step_cycles"] / took["step_ns"], 3)} | line
+def of_decoder(decoder: Any, batch: int, tensor_cores: str) -> dict[str, Any]:
+    """Of the decoder's step."""
+    with changed(tensor_cores):
+        kernel = on_cuda(decoder.forward, DEVICE, _ROOM, batch_size=batch, places=0)
+    found: dict[str, Any] = {}
+    about = watched(lambda: found.update(answers(kernel)))
+    step_us = statistics.median(found["host_us"])
+    cycles = statistics.median(found["cycles"])
+    return {"ghz": round(cycles / step_us / 1e3, 3), "step_us": step_us, "step_cycles": cycles} | found | about
 
 
-def of_load(what: int, run: Any, numbers: Any) -> dict[str, Any]:
+def of_load(name: str, run: Any, numbers: Any) -> dict[str, Any]:
     """Of the simple kernel, over half a second."""
-    blocks = 1 if what == 0 else torch.cuda.get_device_properties(DEVICE).multi_processor_count * 2
-    count = 39 * 1024 // 16 if what == 3 else numbers.nbytes // 16
-    out = torch.zeros(3, dtype=torch.int64, device=DEVICE)
-    line = watched(lambda: run((blocks, 1, 1), (1024, 1, 1), [numbers, count, what, 500_000_000, out]))
-    cycles, ns = out[:2].tolist()
-    return {"ghz": round(cycles / ns, 3)} | line
+    blocks = 1 if "one block" in name else torch.cuda.get_device_properties(DEVICE).multi_processor_count * 2
+    count = 39 * 1024 // 16 if "L2" in name else numbers.nbytes // 16
+    out = torch.zeros(5, dtype=torch.int64, device=DEVICE)
+    line = watched(lambda: run((blocks, 1, 1), (1024, 1, 1), [numbers, count, LOADS[name], _LOAD_NS, out]))
+    cycles, ns, others, theirs = out[:4].tolist()
+    return {"ghz": round(cycles / ns, 3), "another_ghz": round(others / theirs, 3)} | line
 
 
 def main() -> None:
@@ -125,7 +199,6 @@ def main() -> None:
     parser.add_argument("model")
     parser.add_argument("--method", action="append", choices=tuple(STORED))
     parser.add_argument("--batch", type=int, action="append")
-    parser.add_argument("--define", action="append", default=[], help="a variant of the kernel: NAME=VALUE,...")
     parser.add_argument("--out", type=Path)
     given = parser.parse_args()
     environment = collect(DEVICE)
@@ -136,15 +209,21 @@ def main() -> None:
 
     run = torch.cuda._compile_kernel(_SOURCE, "load")
     numbers = torch.zeros(1 << 30, dtype=torch.int32, device=DEVICE)
-    for what, name in enumerate(LOADS):
-        tell({"load": name} | of_load(what, run, numbers))
+    for name in LOADS:
+        tell({"load": name} | of_load(name, run, numbers))
     del numbers
     for method in given.method or ["fp16", "awq-int4"]:
         decoder = loaded(given.model, method, STORED[method])
         for batch in given.batch or [1]:
-            for extra in variants(given.define):
-                line = {"load": "decoder", "model": given.model, "method": method, "batch": batch, "define": extra}
-                tell(line | of_decoder(decoder, batch, extra) | {"kernel_source": source_hash()})
+            for where in TENSOR_CORES:
+                line = {
+                    "load": "decoder",
+                    "model": given.model,
+                    "method": method,
+                    "batch": batch,
+                    "tensor_cores": where,
+                }
+                tell(line | of_decoder(decoder, batch, where) | {"kernel_source": source_hash()})
 
 
 if __name__ == "__main__":

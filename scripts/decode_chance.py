@@ -2,7 +2,8 @@
 
 Prints, and with --out appends as JSON lines, microseconds of a step with nothing changed, with other copies of the
 weights, with another key-value cache, with the kernel loaded anew, and with what blocks exchange at other places: all
-at once, and one of the buffers at a time, kept where it is faster.
+at once, and one of the buffers at a time, kept where it is faster. Of some places also what fewer steps from the first
+position on say of them.
 
     python scripts/decode_chance.py shape:qwen2.5-0.5b --method awq-int4
 """
@@ -28,6 +29,7 @@ from bitbench.results.machine import collect
 _PROMPT_LEN, _NUM_STEPS, _ROOM = 40, 127, 192
 _LOADS = 3
 _PLACES = 1024  # of one buffer, a line apart
+_STEPS_TRIED = (16, 64, 128)
 
 
 class Chance:
@@ -49,6 +51,15 @@ class Chance:
             took.append(statistics.median(kernel.step_times_s()) * 1e6)
         return round(min(took), 2)
 
+    def by_few_steps(self, num_steps: int) -> float:
+        """The median of so many steps from the first position on, the least of two times."""
+        kernel, took = self._kernel, []
+        for _ in range(2):
+            kernel._forget()
+            kernel.advance(num_steps)
+            took.append(statistics.median(kernel.step_times_s()) * 1e6)
+        return round(min(took), 2)
+
     def copies(self, *names: str) -> dict[str, Any]:
         """These buffers elsewhere."""
         self._kept += [self._kernel._buffers[name] for name in names]
@@ -61,6 +72,18 @@ class Chance:
         cuda_source._compiled.cache_clear()
         again = on_cuda(kernel.forward, DEVICE, _ROOM, batch_size=kernel.batch_size, places=0)
         kernel.launch = again.launch
+
+    def ways(self, tries: int) -> list[dict[str, float]]:
+        """A step at random places, by an answer and by fewer steps."""
+        found: list[dict[str, float]] = []
+
+        def seconds(places: Mapping[str, Any]) -> float:
+            answer = self.step_us(places)
+            found.append({"answer": answer} | {str(n): self.by_few_steps(n) for n in _STEPS_TRIED})
+            return answer
+
+        tried(self._kernel._buffers, POLLED, seconds, tries)
+        return found
 
     def places(self, tries: int) -> list[float]:
         """A step at random places of all buffers; the best is kept."""
@@ -103,6 +126,7 @@ def findings(kernel: StepKernel, tries: int, places: int, rounds: int) -> Iterat
         chance.load_anew()
         loads.append(chance.step_us())
     yield "loads", loads
+    yield "ways", chance.ways(places // 2)
     yield "places", chance.places(places)
     buffers = {name: kernel._buffers[name] for name in POLLED}
     found, trials = one_at_a_time(buffers, chance.step_us, rounds, random.Random(1))
