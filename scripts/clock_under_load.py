@@ -29,6 +29,7 @@ _NUM_STEPS, _ROOM, _ANSWERS = 128, 160, 50
 _TIMER, _CYCLES = "%globaltimer;", "%clock64;"
 _PERIOD_S, _LOAD_NS = 0.02, 500_000_000
 _ADD, _READ, _MULTIPLY, _HALF, _ONCE, _ZEROS, _BYTES, _ONE_BLOCK = 1, 2, 4, 8, 16, 32, 64, 128
+_IN_STEP, _SHARED = 1 << 16, 1 << 17  # a block's warps meet, multiply and pause for 1/2 us; numbers from shared memory
 _SIXTEENTH = 256  # times log2 of the nanoseconds in which matrices are multiplied, then fifteen times as long not
 LOADS = {
     "nothing but one block": 0,
@@ -48,6 +49,9 @@ LOADS = {
     "all multiply 1/2 us of 1": _MULTIPLY | _HALF | 9 * _SIXTEENTH,
     "all multiply 1 us of 2": _MULTIPLY | _HALF | 10 * _SIXTEENTH,
     "all do both 1/2 us of 1": _READ | _MULTIPLY | _HALF | 9 * _SIXTEENTH,
+    "warps in step multiply, then pause": _MULTIPLY | _IN_STEP,
+    "warps in step read shared memory and multiply, then pause": _MULTIPLY | _IN_STEP | _SHARED,
+    "all read shared memory and multiply": _MULTIPLY | _SHARED,
     "one multiprocessor multiplies": _ADD | _MULTIPLY | _ONE_BLOCK,
     "all multiply 1 us of 16": _ADD | _MULTIPLY | 10 * _SIXTEENTH,
     "all multiply 8 us of 131": _ADD | _MULTIPLY | 13 * _SIXTEENTH,
@@ -65,9 +69,24 @@ extern "C" __global__ void load(const uint4* from, int count, int what, int ns, 
   unsigned v = threadIdx.x, a = what & 32 ? 0 : 0x9e3779b9u * v >> 2, b = what & 32 ? 0 : 0x85ebca6bu * v >> 2;
   float x = v, y = 1, sums[4] = {};
   int totals[4] = {};
-  const int shift = what >> 8;
+  const int shift = what >> 8 & 255;
+  __shared__ uint4 numbers[1024];
+  numbers[threadIdx.x] = {v, a, b, v};
+  bool going = true;
   do {
     asm volatile("mov.u64 %0, %globaltimer;" : "=l"(now));
+    going = now - begin < ns;
+    if (what & 1 << 16) {
+      __nanosleep(500);
+      going = __syncthreads_and(going);
+    }
+    for (int k = 0; k < 8 && what & 1 << 17; ++k) {
+      uint4 w;
+      asm volatile("ld.shared.v4.u32 {%0, %1, %2, %3}, [%4];"
+                   : "=r"(w.x), "=r"(w.y), "=r"(w.z), "=r"(w.w)
+                   : "r"((unsigned)__cvta_generic_to_shared(numbers + (threadIdx.x + 32 * k) % 1024)));
+      a ^= w.x & 1, b ^= w.y & 1;
+    }
     if (!(what & 71) || (what & 8 && now >> (shift ? shift : 12) & 1)) {  // in phase
       __nanosleep(200);
       continue;
@@ -93,7 +112,7 @@ extern "C" __global__ void load(const uint4* from, int count, int what, int ns, 
         asm volatile("mma.sync.aligned.m16n8k32.row.col.s32.u8.s8.s32 {%0, %1, %2, %3}, {%4, %5, %4, %5}, "
                      "{%4, %5}, {%0, %1, %2, %3};"
                      : "+r"(totals[0]), "+r"(totals[1]), "+r"(totals[2]), "+r"(totals[3]) : "r"(a), "r"(b));
-  } while (now - begin < ns);
+  } while (going);
   const int other = gridDim.x / 3;  // another multiprocessor's
   if (!blockIdx.x && !threadIdx.x) out[0] = clock64() - cycles, out[1] = now - begin;
   if (other == blockIdx.x && !threadIdx.x) out[2] = clock64() - cycles, out[3] = now - begin;

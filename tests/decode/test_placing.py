@@ -1,5 +1,6 @@
 """Where polled buffers are put."""
 
+import time
 from itertools import pairwise
 
 import torch
@@ -24,6 +25,20 @@ def test_buffers_are_moved_one_at_a_time_and_stay_where_steps_take_less():
     assert all(sum(one[name] != other[name] for name in buffers) <= 1 for one, other in pairwise(moves))
     assert sum(moves[0].values()) == min(took) == min(sum(one.values()) for one in at_once)
     assert costs(found) == {name: min(one[name] for one in moves) for name in buffers}
+
+
+def test_moving_ends_after_a_second(monkeypatch):
+    buffers = {name: torch.ones(100, dtype=torch.int64) for name in "abc"}
+    now, calls = [0.0], []
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+
+    def seconds(places):
+        now[0] += 0.125
+        calls.append(places)
+        return 1.0
+
+    tried(buffers, "abc", seconds, tries=2, rounds=10)
+    assert len(calls) == 2 * 2 + 3 * 4  # a move takes half a second; at one second exactly there is one more
 
 
 def test_the_fastest_of_the_places_is_taken_and_nothing_overlaps():
