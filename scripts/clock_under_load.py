@@ -3,6 +3,7 @@
 NVML tells the clock that was asked for. Here a kernel counts its own cycles beside the GPU's time. Prints, and with
 --out appends as JSON lines, for each load its cycles a nanosecond, and what NVML says meanwhile: of simple loads on one
 multiprocessor and on another, and of the decoder's step with tensor cores, without, and with them in attention only.
+Of the step as it is also how long its phases take, in cycles and, by another kernel, in nanoseconds.
 
     python scripts/clock_under_load.py shape:qwen2.5-0.5b --out results/h200-clock-under-load.jsonl
 """
@@ -12,11 +13,12 @@ import statistics
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from decode_steps import DEVICE, STORED, loaded
+from decode_steps import DEVICE, STORED, loaded, where
 from lines import append
 
 from bitbench.decode import cuda_source
@@ -133,27 +135,37 @@ DEVICE void mma(int (&c)[4], u32 a0, u32 a1, u32 a2, u32 a3, u32 b0, u32 b1) {
 TENSOR_CORES = ("everywhere", "nowhere", "in attention")
 
 
-@contextmanager
-def changed(tensor_cores: str) -> Iterator[None]:
-    """While this is open the decoder's kernel is compiled to count cycles where it would ask the time, and to use
-    tensor cores only there. Where it doesn't what it computes is wrong, and as fast as if they took no time.
+def of_tensor_cores(text: str, where: str) -> str:
+    """The decoder's kernel when it counts cycles where it would ask the time, and uses tensor cores only there. Where
+    it doesn't what it computes is wrong, and as fast as if they took no time.
     """
+    assert text.count(_TIMER) == 1, "the step kernel asks the time in one place"
+    text = text.replace(_TIMER, _CYCLES)
+    if where == "everywhere":
+        return text
+    text = text.replace("DEVICE void mma(", "DEVICE void by_tensor_cores(")
+    begin, end = text.index("// Queries of eight heads"), text.index("// Joins the parts of")
+    if where == "in attention":
+        text = text[:begin] + text[begin:end].replace("mma(", "by_tensor_cores(") + text[end:]
+    at = text.index("// ---- within a block")
+    return text[:at] + _STAND_INS + text[at:]
+
+
+def of_time(text: str) -> str:
+    """The decoder's kernel when it stamps places with nanoseconds."""
+    cycles = "return (u32)clock64();"
+    assert text.count(cycles) == 1, "the step kernel counts cycles in one place"
+    return text.replace(cycles, "return (u32)nanoseconds();")
+
+
+@contextmanager
+def changed(change: Callable[[str], str]) -> Iterator[None]:
+    """While this is open the decoder's kernel is compiled from another source."""
     source = cuda_source.source
 
     def other(file: str, *rest: Any) -> str:
         text = source(file, *rest)
-        if file != FILE:
-            return text
-        assert text.count(_TIMER) == 1, "the step kernel asks the time in one place"
-        text = text.replace(_TIMER, _CYCLES)
-        if tensor_cores == "everywhere":
-            return text
-        text = text.replace("DEVICE void mma(", "DEVICE void by_tensor_cores(")
-        begin, end = text.index("// Queries of eight heads"), text.index("// Joins the parts of")
-        if tensor_cores == "in attention":
-            text = text[:begin] + text[begin:end].replace("mma(", "by_tensor_cores(") + text[end:]
-        at = text.index("// ---- within a block")
-        return text[:at] + _STAND_INS + text[at:]
+        return change(text) if file == FILE else text
 
     cuda_source._compiled.cache_clear()
     cuda_source.source = other
@@ -193,13 +205,24 @@ def answers(kernel: StepKernel) -> dict[str, list[Any]]:
 
 def of_decoder(decoder: Any, batch: int, tensor_cores: str) -> dict[str, Any]:
     """Of the decoder's step."""
-    with changed(tensor_cores):
+    with changed(partial(of_tensor_cores, where=tensor_cores)):
         kernel = on_cuda(decoder.forward, DEVICE, _ROOM, batch_size=batch, places=0)
     found: dict[str, Any] = {}
     about = watched(lambda: found.update(answers(kernel)))
     step_us = statistics.median(found["host_us"])
     cycles = statistics.median(found["cycles"])
     return {"ghz": round(cycles / step_us / 1e3, 3), "step_us": step_us, "step_cycles": cycles} | found | about
+
+
+def of_phases(decoder: Any, batch: int) -> dict[str, Any]:
+    """Of the decoder's step as it is."""
+    found = {}
+    for unit, change in (("cycles", str), ("ns", of_time)):
+        with changed(change):
+            kernel = on_cuda(decoder.forward, DEVICE, _ROOM, extra={"PROFILE": "1"}, batch_size=batch, places=0)
+        answers(kernel)
+        found[unit] = where(kernel)
+    return {"ghz": round(found["cycles"]["layer"]["mean"] / found["ns"]["layer"]["mean"], 3)} | found
 
 
 def of_load(name: str, run: Any, numbers: Any) -> dict[str, Any]:
@@ -234,15 +257,11 @@ def main() -> None:
     for method in given.method or ["fp16", "awq-int4"]:
         decoder = loaded(given.model, method, STORED[method])
         for batch in given.batch or [1]:
-            for where in TENSOR_CORES:
-                line = {
-                    "load": "decoder",
-                    "model": given.model,
-                    "method": method,
-                    "batch": batch,
-                    "tensor_cores": where,
-                }
-                tell(line | of_decoder(decoder, batch, where) | {"kernel_source": source_hash()})
+            line = {"load": "decoder", "model": given.model, "method": method, "batch": batch}
+            line["kernel_source"] = source_hash()
+            for tensor_cores in TENSOR_CORES:
+                tell(line | {"tensor_cores": tensor_cores} | of_decoder(decoder, batch, tensor_cores))
+            tell(line | {"tensor_cores": "everywhere", "phases": True} | of_phases(decoder, batch))
 
 
 if __name__ == "__main__":
