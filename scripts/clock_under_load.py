@@ -13,6 +13,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from enum import IntFlag
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -30,36 +31,52 @@ from bitbench.results.machine import collect
 _NUM_STEPS, _ROOM, _ANSWERS = 128, 160, 50
 _TIMER, _CYCLES = "%globaltimer;", "%clock64;"
 _PERIOD_S, _LOAD_NS = 0.02, 500_000_000
-_ADD, _READ, _MULTIPLY, _HALF, _ONCE, _ZEROS, _BYTES, _ONE_BLOCK = 1, 2, 4, 8, 16, 32, 64, 128
-_IN_STEP, _SHARED = 1 << 16, 1 << 17  # a block's warps meet, multiply and pause for 1/2 us; numbers from shared memory
+
+
+class Does(IntFlag):
+    """What the simple kernel's blocks do; the kernel has the same names."""
+
+    ADD = 1
+    READ = 2
+    MULTIPLY = 4
+    HALF = 8  # of the time, all blocks at once
+    ONCE = 16  # a matrix instead of 16
+    ZEROS = 32
+    BYTES = 64  # multiplied as integers
+    ONE_BLOCK = 128
+    IN_STEP = 1 << 16  # a block's warps meet, multiply and pause for 1/2 us
+    SHARED = 1 << 17  # numbers from shared memory
+
+
 _SIXTEENTH = 256  # times log2 of the nanoseconds in which matrices are multiplied, then fifteen times as long not
+OPTIONS = [f"-DSIXTEENTH={_SIXTEENTH}", *(f"-D{one.name}={one.value}" for one in Does)]
 LOADS = {
     "nothing but one block": 0,
     "all wait": 0,
-    "all add": _ADD,
-    "all read L2": _READ,
-    "all read memory": _READ,
-    "all multiply matrices": _MULTIPLY,
-    "all read memory and multiply": _READ | _MULTIPLY,
-    "all read memory half of the time": _READ | _HALF,
-    "all multiply half of the time": _MULTIPLY | _HALF,
-    "all do both half of the time": _READ | _MULTIPLY | _HALF,
-    "all add, and multiply a little": _ADD | _MULTIPLY | _ONCE,
-    "all multiply zeros": _MULTIPLY | _ZEROS,
-    "all multiply bytes": _BYTES,
-    "all multiply 1/4 us of 1/2": _MULTIPLY | _HALF | 8 * _SIXTEENTH,
-    "all multiply 1/2 us of 1": _MULTIPLY | _HALF | 9 * _SIXTEENTH,
-    "all multiply 1 us of 2": _MULTIPLY | _HALF | 10 * _SIXTEENTH,
-    "all do both 1/2 us of 1": _READ | _MULTIPLY | _HALF | 9 * _SIXTEENTH,
-    "warps in step multiply, then pause": _MULTIPLY | _IN_STEP,
-    "warps in step read shared memory and multiply, then pause": _MULTIPLY | _IN_STEP | _SHARED,
-    "all read shared memory and multiply": _MULTIPLY | _SHARED,
-    "one multiprocessor multiplies": _ADD | _MULTIPLY | _ONE_BLOCK,
-    "all multiply 1 us of 16": _ADD | _MULTIPLY | 10 * _SIXTEENTH,
-    "all multiply 8 us of 131": _ADD | _MULTIPLY | 13 * _SIXTEENTH,
-    "all multiply 131 us of 2097": _ADD | _MULTIPLY | 17 * _SIXTEENTH,
-    "all multiply 1 ms of 17": _ADD | _MULTIPLY | 20 * _SIXTEENTH,
-    "all multiply 8 ms of 134": _ADD | _MULTIPLY | 23 * _SIXTEENTH,
+    "all add": Does.ADD,
+    "all read L2": Does.READ,
+    "all read memory": Does.READ,
+    "all multiply matrices": Does.MULTIPLY,
+    "all read memory and multiply": Does.READ | Does.MULTIPLY,
+    "all read memory half of the time": Does.READ | Does.HALF,
+    "all multiply half of the time": Does.MULTIPLY | Does.HALF,
+    "all do both half of the time": Does.READ | Does.MULTIPLY | Does.HALF,
+    "all add, and multiply a little": Does.ADD | Does.MULTIPLY | Does.ONCE,
+    "all multiply zeros": Does.MULTIPLY | Does.ZEROS,
+    "all multiply bytes": Does.BYTES,
+    "all multiply 1/4 us of 1/2": Does.MULTIPLY | Does.HALF | 8 * _SIXTEENTH,
+    "all multiply 1/2 us of 1": Does.MULTIPLY | Does.HALF | 9 * _SIXTEENTH,
+    "all multiply 1 us of 2": Does.MULTIPLY | Does.HALF | 10 * _SIXTEENTH,
+    "all do both 1/2 us of 1": Does.READ | Does.MULTIPLY | Does.HALF | 9 * _SIXTEENTH,
+    "warps in step multiply, then pause": Does.MULTIPLY | Does.IN_STEP,
+    "warps in step read shared memory and multiply, then pause": Does.MULTIPLY | Does.IN_STEP | Does.SHARED,
+    "all read shared memory and multiply": Does.MULTIPLY | Does.SHARED,
+    "one multiprocessor multiplies": Does.ADD | Does.MULTIPLY | Does.ONE_BLOCK,
+    "all multiply 1 us of 16": Does.ADD | Does.MULTIPLY | 10 * _SIXTEENTH,
+    "all multiply 8 us of 131": Does.ADD | Does.MULTIPLY | 13 * _SIXTEENTH,
+    "all multiply 131 us of 2097": Does.ADD | Does.MULTIPLY | 17 * _SIXTEENTH,
+    "all multiply 1 ms of 17": Does.ADD | Does.MULTIPLY | 20 * _SIXTEENTH,
+    "all multiply 8 ms of 134": Does.ADD | Does.MULTIPLY | 23 * _SIXTEENTH,
 }
 _SOURCE = """
 extern "C" __global__ void load(const uint4* from, int count, int what, int ns, long long* out) {
@@ -68,34 +85,34 @@ extern "C" __global__ void load(const uint4* from, int count, int what, int ns, 
   const long long cycles = clock64();
   const int stride = gridDim.x * blockDim.x;
   int i = (blockIdx.x * blockDim.x + threadIdx.x) % count;
-  unsigned v = threadIdx.x, a = what & 32 ? 0 : 0x9e3779b9u * v >> 2, b = what & 32 ? 0 : 0x85ebca6bu * v >> 2;
+  unsigned v = threadIdx.x, a = what & ZEROS ? 0 : 0x9e3779b9u * v >> 2, b = what & ZEROS ? 0 : 0x85ebca6bu * v >> 2;
   float x = v, y = 1, sums[4] = {};
   int totals[4] = {};
-  const int shift = what >> 8 & 255;
+  const int shift = (unsigned)what / SIXTEENTH & 255;
   __shared__ uint4 numbers[1024];
   numbers[threadIdx.x] = {v, a, b, v};
   bool going = true;
   do {
     asm volatile("mov.u64 %0, %globaltimer;" : "=l"(now));
     going = now - begin < ns;
-    if (what & 1 << 16) {
+    if (what & IN_STEP) {
       __nanosleep(500);
       going = __syncthreads_and(going);
     }
-    for (int k = 0; k < 8 && what & 1 << 17; ++k) {
+    for (int k = 0; k < 8 && what & SHARED; ++k) {
       uint4 w;
       asm volatile("ld.shared.v4.u32 {%0, %1, %2, %3}, [%4];"
                    : "=r"(w.x), "=r"(w.y), "=r"(w.z), "=r"(w.w)
                    : "r"((unsigned)__cvta_generic_to_shared(numbers + (threadIdx.x + 32 * k) % 1024)));
       a ^= w.x & 1, b ^= w.y & 1;
     }
-    if (!(what & 71) || (what & 8 && now >> (shift ? shift : 12) & 1)) {  // in phase
+    if (!(what & (ADD | READ | MULTIPLY | BYTES)) || (what & HALF && now >> (shift ? shift : 12) & 1)) {  // in phase
       __nanosleep(200);
       continue;
     }
-    if (what & 1)
+    if (what & ADD)
       for (int k = 0; k < 256; ++k) x = fmaf(x, 0.5f, y), y = fmaf(y, 0.5f, x);
-    if (what & 2) {
+    if (what & READ) {
       #pragma unroll
       for (int k = 0; k < 8; ++k, i = i + stride < count ? i + stride : threadIdx.x) {
         uint4 w;
@@ -104,12 +121,12 @@ extern "C" __global__ void load(const uint4* from, int count, int what, int ns, 
         v ^= w.x ^ w.y ^ w.z ^ w.w;
       }
     }
-    if (what & 4 && !(what & 128 && blockIdx.x) && !(!(what & 8) && shift && now >> shift & 15))
-      for (int k = what & 16 ? 15 : 0; k < 16; ++k)
+    if (what & MULTIPLY && !(what & ONE_BLOCK && blockIdx.x) && !(!(what & HALF) && shift && now >> shift & 15))
+      for (int k = what & ONCE ? 15 : 0; k < 16; ++k)
         asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %4, %5}, "
                      "{%4, %5}, {%0, %1, %2, %3};"
                      : "+f"(sums[0]), "+f"(sums[1]), "+f"(sums[2]), "+f"(sums[3]) : "r"(a), "r"(b));
-    if (what & 64)
+    if (what & BYTES)
       for (int k = 0; k < 16; ++k)
         asm volatile("mma.sync.aligned.m16n8k32.row.col.s32.u8.s8.s32 {%0, %1, %2, %3}, {%4, %5, %4, %5}, "
                      "{%4, %5}, {%0, %1, %2, %3};"
@@ -230,7 +247,7 @@ def of_load(name: str, run: Any, numbers: Any) -> dict[str, Any]:
     blocks = 1 if "one block" in name else torch.cuda.get_device_properties(DEVICE).multi_processor_count * 2
     count = 39 * 1024 // 16 if "L2" in name else numbers.nbytes // 16
     out = torch.zeros(5, dtype=torch.int64, device=DEVICE)
-    line = watched(lambda: run((blocks, 1, 1), (1024, 1, 1), [numbers, count, LOADS[name], _LOAD_NS, out]))
+    line = watched(lambda: run((blocks, 1, 1), (1024, 1, 1), [numbers, count, int(LOADS[name]), _LOAD_NS, out]))
     cycles, ns, others, theirs = out[:4].tolist()
     return {"ghz": round(cycles / ns, 3), "another_ghz": round(others / theirs, 3)} | line
 
@@ -249,7 +266,7 @@ def main() -> None:
         print(line, flush=True)
         append(line, environment, given.out)
 
-    run = torch.cuda._compile_kernel(_SOURCE, "load")
+    run = torch.cuda._compile_kernel(_SOURCE, "load", nvcc_options=OPTIONS)
     numbers = torch.zeros(1 << 30, dtype=torch.int32, device=DEVICE)
     for name in LOADS:
         tell({"load": name} | of_load(name, run, numbers))

@@ -39,23 +39,17 @@ class Chance:
         self._kernel = kernel
         self._kept: list[Any] = []  # memory that is freed would be given out again
 
-    def step_us(self, buffers: Mapping[str, Any] | None = None) -> float:
+    def step_us(
+        self, buffers: Mapping[str, Any] | None = None, prompt_len: int = _PROMPT_LEN, num_steps: int = _NUM_STEPS
+    ) -> float:
         """The median step of an answer with these buffers from now on, the least of two answers."""
         kernel = self._kernel
         kernel._buffers |= buffers or {}
         took = []
         for _ in range(2):
             kernel._forget()
-            kernel.start_all([list(range(1, _PROMPT_LEN + 1))] * kernel.batch_size)
-            kernel.advance(_NUM_STEPS)
-            took.append(statistics.median(kernel.step_times_s()) * 1e6)
-        return round(min(took), 2)
-
-    def by_few_steps(self, num_steps: int) -> float:
-        """The median of so many steps from the first position on, the least of two times."""
-        kernel, took = self._kernel, []
-        for _ in range(2):
-            kernel._forget()
+            if prompt_len:
+                kernel.start_all([list(range(1, prompt_len + 1))] * kernel.batch_size)
             kernel.advance(num_steps)
             took.append(statistics.median(kernel.step_times_s()) * 1e6)
         return round(min(took), 2)
@@ -74,12 +68,12 @@ class Chance:
         kernel.launch = again.launch
 
     def ways(self, tries: int) -> list[dict[str, float]]:
-        """A step at random places, by an answer and by fewer steps."""
+        """A step at random places, by an answer and by fewer steps without a prompt."""
         found: list[dict[str, float]] = []
 
         def seconds(places: Mapping[str, Any]) -> float:
             answer = self.step_us(places)
-            found.append({"answer": answer} | {str(n): self.by_few_steps(n) for n in _STEPS_TRIED})
+            found.append({"answer": answer} | {str(n): self.step_us(prompt_len=0, num_steps=n) for n in _STEPS_TRIED})
             return answer
 
         tried(self._kernel._buffers, POLLED, seconds, tries)
