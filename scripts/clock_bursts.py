@@ -162,33 +162,32 @@ extern "C" __global__ void load(int ns, long long* out) {
   if (!threadIdx.x || work.happens()) out[2 * blockIdx.x] = clock64() - cycles, out[2 * blockIdx.x + 1] = now - begin;
 }
 
-// All multiprocessors' periods begin together. The last warp counts its cycles since then, for each piece of a period.
-extern "C" __global__ void course(int period, int periods, long long* out) {
+// All blocks' periods of 2^shift ns begin together. The last warp counts its cycles since then, for each piece.
+extern "C" __global__ void course(int shift, int periods, long long* out) {
   __shared__ uint4 numbers[1024];
   __shared__ long long sums[PIECES], counts[PIECES];
   for (int i = threadIdx.x; i < 1024; i += blockDim.x) numbers[i] = {i * 77u, i * 0x9e3779b9u, i * 0x85ebca6bu, 1};
   for (int i = threadIdx.x; i < PIECES; i += blockDim.x) sums[i] = counts[i] = 0;
   __syncthreads();
   Work work;
-  const long long first = nanoseconds() / period + 1, last = first + periods;
-  long long at = 0;
+  const long long first = (nanoseconds() >> shift) + 2, last = first + periods;
   if (threadIdx.x >= THREADS + 32 * HEATERS) {
-    long long from = 0, reached = 0;
+    long long from = 0, at = 0, reached = 0;
     while (threadIdx.x == THREADS + 32 * HEATERS && at < last) {
       const long long now = nanoseconds(), cycles = clock64();
-      at = now / period;
+      at = now >> shift;
       if (at != reached) reached = at, from = cycles;
-      const int piece = (int)(now % period) / PIECE_NS;
+      const int piece = (int)(now & ((1 << shift) - 1)) / PIECE_NS;
       if (at >= first && piece < PIECES) sums[piece] += cycles - from, counts[piece] += 1;
     }
   } else if (threadIdx.x >= THREADS) {
-    while (nanoseconds() / period < last) {
+    while (nanoseconds() >> shift < last) {
       work.multiply(work.sums[0]);
       spin(HEAT_EVERY);
     }
   } else {
     for (long long n = first; n < last; ++n) {
-      while (nanoseconds() / period < n) {
+      while (nanoseconds() >> shift < n) {
       }
       __syncwarp();
       work.burst(numbers);
@@ -227,10 +226,12 @@ def of_load(given: Load) -> dict[str, Any]:
 
 
 def of_course(given: Load, period_ns: int) -> dict[str, Any]:
-    """Cycles a nanosecond in each piece of a period, from the mean count of cycles in it and in the next."""
+    """Cycles a nanosecond in each piece of a period, a power of two."""
+    shift = period_ns.bit_length() - 1
+    assert period_ns == 1 << shift, "the kernel shifts"
     out = torch.zeros(2 * _PIECES, dtype=torch.int64, device=DEVICE)
     threads = given.threads + 32 * given.heaters + 32
-    compiled("course", given)((blocks(given), 1, 1), (threads, 1, 1), [period_ns, _PERIODS_NS // period_ns, out])
+    compiled("course", given)((blocks(given), 1, 1), (threads, 1, 1), [shift, _PERIODS_NS // period_ns, out])
     torch.cuda.synchronize()
     pieces = min(_PIECES, period_ns // _PIECE_NS)
     return {"piece_ns": _PIECE_NS, "ghz": clock(out[: 2 * pieces : 2], out[1 : 2 * pieces : 2])}
