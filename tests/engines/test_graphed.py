@@ -10,7 +10,7 @@ import transformers
 from bitbench.engines.capture import capture
 from bitbench.engines.graphed import GraphedEngine, GraphedModel
 from bitbench.engines.static_step import StaticStepper
-from bitbench.engines.transformers import TransformersEngine, TransformersModel
+from bitbench.engines.transformers import TransformersModel
 from bitbench.facts.errors import OutOfMemory, Unsupported
 from bitbench.methods.registry import parse_method
 from tests.engines.fake_cudnn import FakeCudnn
@@ -133,16 +133,15 @@ def test_methods_give_the_tokens_of_their_own_forward(folder, method):
             assert max(model.top_gaps([*prompt, *wrong], 20)) > 0.5
 
 
-def test_a_window_that_covers_the_cache_is_no_hindrance_and_a_shorter_one_is_refused(tmp_path):
-    for window in (200, 40):
-        folder = write_tiny(tmp_path / str(window), "Mistral", sliding_window=window)
-        model = GraphedEngine().load(checkpoint(folder), parse_method("bf16"), "cpu", False)
-        if window == 200:
-            reference = TransformersEngine().load(checkpoint(folder), parse_method("bf16"), "cpu", False)
-            assert model.generate(prompt_ids(30), 20, None) == reference.generate(prompt_ids(30), 20, None)
-        else:
-            with pytest.raises(Unsupported, match="StaticSlidingWindowLayer"):
-                model.generate(prompt_ids(30), 20, None)
+@pytest.mark.parametrize("window", [200, 40])
+def test_a_window_that_covers_the_cache_is_no_hindrance_and_a_shorter_one_is_refused(tmp_path, window):
+    mistral = in_float32(write_tiny(tmp_path / "m", "Mistral", sliding_window=window))
+    model, ids = GraphedModel(mistral, None, "cpu"), prompt_ids(30)
+    if window == 200:
+        assert model.generate(ids, 20, None) == TransformersModel(mistral, None, "cpu").generate(ids, 20, None)
+    else:
+        with pytest.raises(Unsupported, match="StaticSlidingWindowLayer"):
+            model.generate(ids, 20, None)
 
 
 def test_a_cpu_is_refused_with_the_reason():

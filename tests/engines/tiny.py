@@ -28,6 +28,12 @@ def write_tiny(folder: Path, kind: str = "Llama", **config: Any) -> Path:
     }
     settings = getattr(transformers, f"{kind}Config")(**given | config)
     model = getattr(transformers, f"{kind}ForCausalLM")(settings).to(torch.float32)
+    with torch.no_grad():  # fresh ones are 0 and 1, and nobody would miss them
+        for name, parameter in model.named_parameters():
+            if name.endswith("bias"):
+                parameter.copy_(torch.randn_like(parameter) / 2)
+            elif parameter.dim() == 1:
+                parameter.copy_(1 + torch.randn_like(parameter) / 4)
     model.generation_config = transformers.GenerationConfig(
         do_sample=True, temperature=0.7, repetition_penalty=1.5, eos_token_id=list(range(VOCAB // 2)), pad_token_id=0
     )

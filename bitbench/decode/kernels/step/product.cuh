@@ -1,6 +1,5 @@
 // Rows of a matrix times a vector of each sequence: what warps do of it, where their sums meet, and who finishes them.
 
-#define TILES 8  // at most so many tiles are multiplied between two synchronisations
 // Sums of a tile by one warp: a sequence's rows and, so that lanes write to different banks, some room.
 #define SUMS_ROW (SEQUENCES > 1 ? ROWS + 4 : ROWS)
 #define WARP_SUMS (SEQUENCES * SUMS_ROW)
@@ -261,8 +260,7 @@ DEVICE void multiply(
   constexpr bool all = one_segment && T::units >= WARPS;  // warps have units
   constexpr bool besides_products = T::template small_for_all<most, batch>;
   constexpr bool one_tile = SEQUENCES == 1 && bits == 16 && small && most == 1 && each > 1;
-  // Sums of several batches meet at once, but for 8 bits, whose scales are read from the stream after that.
-  constexpr int at_once = small ? most : bits == 8 ? batch : TILES / batch * batch;
+  constexpr int at_once = T::template at_once<most, batch>;
   using Part = VectorPart<bits, inputs, unit_inputs, planes>;
   Part v[each];
   // This warp's part of the vector: units `my` and every WARPS-th after it, `num` of them.

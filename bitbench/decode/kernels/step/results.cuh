@@ -13,7 +13,9 @@ DEVICE int row_of(u64 ranked) { return (int)(~(u32)ranked >> 1); }
 template <int which>
 struct Results {
   static constexpr int rows_each = SEQUENCES == 1 ? 1 : 4;  // rows of a tile that a thread has
-  static constexpr bool first_only = Product<which>::most <= GROUPS / SEQUENCES * rows_each;  // tiles of a thread
+  using P = Product<which>;
+  static constexpr bool first_only =  // tiles of a thread
+      P::most <= GROUPS / SEQUENCES * rows_each && P::most <= P::T::template at_once<P::most, P::batch>;
   const Step& s;
   int layer, first, count;
   u32 tag;

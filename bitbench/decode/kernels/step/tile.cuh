@@ -14,6 +14,7 @@
 // within a unit.
 
 #define ROWS 16
+#define TILES 8  // at most so many are multiplied between two synchronisations
 
 static_assert(SEQUENCES >= 1 && SEQUENCES <= 8, "a column for each sequence");
 
@@ -44,6 +45,9 @@ struct Tile {
   // Whether a block has one batch of one segment at most, and whether all its warps have units then.
   template <int most, int batch> static constexpr bool small = units <= segment && most <= batch;
   template <int most, int batch> static constexpr bool small_for_all = small<most, batch> && units >= WARPS;
+  // Sums of several batches meet at once, but for 8 bits, whose scales are read from the stream after that.
+  template <int most, int batch>
+  static constexpr int at_once = small<most, batch> ? most : bits == 8 ? batch : TILES / batch * batch;
   static_assert(inputs % unit_inputs == 0 && unit_inputs % (bits == 4 ? 64 : 32) == 0, "inputs must be whole units");
   static_assert(unit_bytes <= TAIL, "a unit that the ring's end cuts is read from its tail");
   static_assert(segment * unit_bytes + 2 * GRANULE <= RING, "what is read at once must fit in the ring");
