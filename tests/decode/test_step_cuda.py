@@ -22,6 +22,9 @@ MODELS = {
                          "num_key_value_heads": 3, "tie_word_embeddings": True}),
     "wide": ("Llama", {"hidden_size": 4096, "intermediate_size": 11008, "num_attention_heads": 32,
                        "tie_word_embeddings": True, "num_key_value_heads": 8}),
+    # With 8 bits a block's tiles of q, k and v, three on 132 multiprocessors, are summed one after another.
+    "rounds": ("Qwen2", {"hidden_size": 3584, "intermediate_size": 4096, "num_attention_heads": 28, "vocab_size": 1000,
+                         "num_key_value_heads": 4}),
 }  # fmt: skip
 METHODS = ["fp16", "bf16", "int8-wo", "awq-int4", "awq-int4-head8"]
 
