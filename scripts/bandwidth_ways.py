@@ -8,7 +8,7 @@ Prints, and with --out appends as JSON lines, GB/s, the most of a few turns: oth
 import argparse
 from pathlib import Path
 
-from lines import append
+from lines import tell
 
 from bitbench.measure.bandwidth_cpu import RULES, CpuReader, host_seconds
 from bitbench.measure.bandwidth_race import race
@@ -31,8 +31,7 @@ def main() -> None:
         turns = [[race([way], host_seconds, RULES).pass_s for way in ways] for _ in range(_TURNS)]
         for way, took_s in zip(ways, zip(*turns, strict=True), strict=True):
             line = {"num_bytes": size, "way": way.name, "gb_per_s": round(size / min(took_s) / 1e9, 1)}
-            print(line, flush=True)
-            append(line, environment, given.out)
+            tell(line, environment, given.out)
     reader.close()
 
 

@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lines import append
+from lines import tell
 
 from bitbench.results.machine import collect
 
 DEVICE = "cuda:0"
-_LOAD_NS = 200_000_000
-_PIECES, _PIECE_NS, _PERIODS_NS = 256, 64, 200_000_000
+_TIME_NS = 200_000_000
+_PIECES, _PIECE_NS = 256, 64
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,6 +119,9 @@ struct Work {
     return all + totals[0] + totals[1] + totals[2] + totals[3] == 12345.5f && e == f;
   }
 };
+__device__ void fill(uint4* numbers) {
+  for (int i = threadIdx.x; i < 1024; i += blockDim.x) numbers[i] = {i * 77u, i * 0x9e3779b9u, i * 0x85ebca6bu, 1};
+}
 __device__ __forceinline__ long long nanoseconds() {
   long long now;
   asm volatile("mov.u64 %0, %globaltimer;" : "=l"(now));
@@ -141,7 +144,7 @@ __device__ __forceinline__ bool meet(bool going) {
 
 extern "C" __global__ void load(int ns, long long* out) {
   __shared__ uint4 numbers[1024];
-  for (int i = threadIdx.x; i < 1024; i += blockDim.x) numbers[i] = {i * 77u, i * 0x9e3779b9u, i * 0x85ebca6bu, 1};
+  fill(numbers);
   __syncthreads();
   Work work;
   const long long begin = nanoseconds(), cycles = clock64();
@@ -167,7 +170,7 @@ extern "C" __global__ void load(int ns, long long* out) {
 extern "C" __global__ void course(int shift, int periods, long long* out) {
   __shared__ uint4 numbers[1024];
   __shared__ long long sums[PIECES], counts[PIECES];
-  for (int i = threadIdx.x; i < 1024; i += blockDim.x) numbers[i] = {i * 77u, i * 0x9e3779b9u, i * 0x85ebca6bu, 1};
+  fill(numbers);
   for (int i = threadIdx.x; i < PIECES; i += blockDim.x) sums[i] = counts[i] = 0;
   __syncthreads();
   Work work;
@@ -216,7 +219,7 @@ def blocks(given: Load) -> int:
 def of_load(given: Load) -> dict[str, Any]:
     """Cycles a nanosecond: of all blocks the median, the least and the most."""
     out = torch.zeros(2 * blocks(given), dtype=torch.int64, device=DEVICE)
-    compiled("load", given)((blocks(given), 1, 1), (given.threads + 32 * given.heaters, 1, 1), [_LOAD_NS, out])
+    compiled("load", given)((blocks(given), 1, 1), (given.threads + 32 * given.heaters, 1, 1), [_TIME_NS, out])
     torch.cuda.synchronize()
     ghz = (out[::2].double() / out[1::2]).sort().values
     return {
@@ -232,7 +235,7 @@ def of_course(given: Load, period_ns: int) -> dict[str, Any]:
     assert period_ns == 1 << shift, "the kernel shifts"
     out = torch.zeros(2 * _PIECES, dtype=torch.int64, device=DEVICE)
     threads = given.threads + 32 * given.heaters + 32
-    compiled("course", given)((blocks(given), 1, 1), (threads, 1, 1), [shift, _PERIODS_NS // period_ns, out])
+    compiled("course", given)((blocks(given), 1, 1), (threads, 1, 1), [shift, _TIME_NS // period_ns, out])
     torch.cuda.synchronize()
     pieces = min(_PIECES, period_ns // _PIECE_NS)
     return {"piece_ns": _PIECE_NS, "ghz": clock(out[: 2 * pieces : 2], out[1 : 2 * pieces : 2])}
@@ -255,14 +258,11 @@ def main() -> None:
     given = parser.parse_args()
     environment = collect(DEVICE)
 
-    def tell(line: dict[str, Any]) -> None:
-        print(line, flush=True)
-        append(line, environment, given.out)
-
     for load in LOADS:
-        tell({"load": load.differing()} | of_load(load))
+        tell({"load": load.differing()} | of_load(load), environment, given.out)
     for period_ns, load in COURSES:
-        tell({"period_ns": period_ns, "load": load.differing()} | of_course(load, period_ns))
+        line = {"period_ns": period_ns, "load": load.differing()} | of_course(load, period_ns)
+        tell(line, environment, given.out)
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 from decode_steps import DEVICE, STORED, loaded, where
-from lines import append
+from lines import tell
 
 from bitbench.decode import cuda_source
 from bitbench.decode.step_kernel import StepKernel, on_cuda
@@ -260,16 +260,11 @@ def main() -> None:
     parser.add_argument("--batch", type=int, action="append")
     parser.add_argument("--out", type=Path)
     given = parser.parse_args()
-    environment = collect(DEVICE)
-
-    def tell(line: dict[str, Any]) -> None:
-        print(line, flush=True)
-        append(line, environment, given.out)
-
+    record = partial(tell, environment=collect(DEVICE), out=given.out)
     run = torch.cuda._compile_kernel(_SOURCE, "load", nvcc_options=OPTIONS)
     numbers = torch.zeros(1 << 30, dtype=torch.int32, device=DEVICE)
     for name in LOADS:
-        tell({"load": name} | of_load(name, run, numbers))
+        record({"load": name} | of_load(name, run, numbers))
     del numbers
     for method in given.method or ["fp16", "awq-int4"]:
         decoder = loaded(given.model, method, STORED[method])
@@ -277,8 +272,8 @@ def main() -> None:
             line = {"load": "decoder", "model": given.model, "method": method, "batch": batch}
             line["kernel_source"] = source_hash()
             for tensor_cores in TENSOR_CORES:
-                tell(line | {"tensor_cores": tensor_cores} | of_decoder(decoder, batch, tensor_cores))
-            tell(line | {"tensor_cores": "everywhere", "phases": True} | of_phases(decoder, batch))
+                record(line | {"tensor_cores": tensor_cores} | of_decoder(decoder, batch, tensor_cores))
+            record(line | {"tensor_cores": "everywhere", "phases": True} | of_phases(decoder, batch))
 
 
 if __name__ == "__main__":

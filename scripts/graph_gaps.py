@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from gpu_time import milliseconds
-from lines import append
+from lines import tell
 
 from bitbench.results.machine import collect
 
@@ -78,8 +78,7 @@ def main() -> None:
         turns(1)
         line["host_us"] = round((time.perf_counter() - began) / _REPLAYS * 1e6, 1)
         torch.cuda.synchronize()
-        print(line, flush=True)
-        append(line, environment, given.out)
+        tell(line, environment, given.out)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from gpu_time import milliseconds
-from lines import append
+from lines import tell
 
 from bitbench.results.machine import collect
 
@@ -83,8 +83,7 @@ def main() -> None:
     most = torch.cuda.get_device_properties(0).multi_processor_count
 
     def told(line: dict[str, Any]) -> None:
-        print(line, flush=True)
-        append(line, environment, given.out)
+        tell(line, environment, given.out)
 
     cycles_BL = distances(most, words(WORDS * _LINES))
     near_B, near_L = sides(cycles_BL)

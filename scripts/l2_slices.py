@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 from l2_sides import THREADS, WORDS, distances, kernel, words
-from lines import append
+from lines import tell
 
 from bitbench.results.machine import collect
 
@@ -89,8 +89,7 @@ def main() -> None:
     draw = random.Random(0)
 
     def told(line: dict[str, Any]) -> None:
-        print(line, flush=True)
-        append(line, environment, given.out)
+        tell(line, environment, given.out)
 
     pool = words(WORDS * given.lines)
     first_LB, second_LB = (distances(most, pool).T.contiguous() for _ in range(2))

@@ -14,3 +14,9 @@ def append(line: dict[str, Any], environment: Environment, out: Path | None) -> 
     line = line | {"device_name": environment.device_name, "versions": environment.versions}
     with out.open("a", encoding="utf-8") as file:
         file.write(json.dumps(line) + "\n")
+
+
+def tell(line: dict[str, Any], environment: Environment, out: Path | None) -> None:
+    """Print a line at once and append it."""
+    print(line, flush=True)
+    append(line, environment, out)

@@ -319,8 +319,7 @@ DEVICE void multiply(
     block_sync();
     mark(7);
     if constexpr (SEQUENCES == 1) {
-      constexpr bool one_round = most <= at_once && most <= GROUPS;
-      finish_rows<bits, T::warps, one_round>(ring, ends, sums.at(), first, tiles, count, met, done);
+      finish_rows<bits, T::warps, Done::first_only>(ring, ends, sums.at(), first, tiles, count, met, done);
     } else {
       if (!first) met();
       finish_quads<bits, T::warps, pairs>(ring, ends, sums.at(), first, tiles, done);
