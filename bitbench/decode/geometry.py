@@ -23,12 +23,13 @@ _MOST_RESIDUALS = 96
 _MOST_ATTENDING, _MOST_O_PARTS = 8, 4
 # Granules under way at a time, while a block waits for others and while it multiplies, by the bytes of a layer that it
 # multiplies: what blocks exchange queues up behind more, and with less the memory idles. Measured on an H200 at 57,
-# 113, 226, 890 and 3,530 KB (docs/log.md). Where both are the same, blocks need not tell what they do.
-_IN_FLIGHT = ((2_000_000, 4, 8), (500_000, 2, 8), (150_000, 3, 4), (100_000, 1, 2), (0, 1, 1))
+# 113, 226, 890 and 3,530 KB (docs/log.md). Where both are the same, blocks need not tell what they do, and the warp
+# that copies multiplies while it waits (ring.cuh): from 500 KB on it has too much to copy for that.
+_IN_FLIGHT = ((2_000_000, 4, 8), (500_000, 2, 8), (150_000, 4, 4), (100_000, 2, 2), (0, 1, 1))
 _SPREAD = 4
 """Of one sequence: more take so much longer to be read that lines in turn cost more than they save (docs/log.md)."""
-_LEAST_MULTIPLYING_BATCH = 2
-"""Of several sequences: products take longer then."""
+_LEAST_OF_BATCH = 2
+"""Granules under way with several sequences: products take longer then."""
 
 
 def check(config: DecoderConfig, capability: tuple[int, int], batch_size: int = 1) -> None:
@@ -126,7 +127,8 @@ def in_flight(weights: Weights, num_blocks: int, num_sequences: int = 1) -> tupl
     """Granules that a block has under way at a time, while it waits for others and while it multiplies."""
     a_block = bytes_a_block(weights, num_blocks)
     waiting, multiplying = next((w, m) for least, w, m in _IN_FLIGHT if a_block >= least)
-    return waiting, max(multiplying, _LEAST_MULTIPLYING_BATCH) if num_sequences > 1 else multiplying
+    least = _LEAST_OF_BATCH if num_sequences > 1 else 1
+    return max(waiting, least), max(multiplying, least)
 
 
 def _inputs(config: DecoderConfig, num_blocks: int, o_parts: int) -> int:
@@ -139,7 +141,7 @@ def _inputs(config: DecoderConfig, num_blocks: int, o_parts: int) -> int:
 
 def _beside_ring(config: DecoderConfig, num_blocks: int, o_parts: int, num_warps: int, num_sequences: int) -> int:
     """Bytes that the kernel keeps in shared memory beside its ring, at most (struct Shared of step.cu)."""
-    sums = 2 * num_warps * ROWS if num_sequences == 1 else num_warps * num_sequences * (ROWS + 4) + 8
+    sums = 2 * 8 * ROWS if num_sequences == 1 else num_warps * num_sequences * (ROWS + 4) + 8
     partial = 4 * MOST_TILES * sums
     group, head_dim = config.num_heads // config.num_kv_heads, config.head_dim
     joined = 4 * 4 * 18  # a warp's part of what joins the parts of a long context

@@ -119,6 +119,19 @@ def test_in_a_short_ring_warps_have_fewer_units_at_a_time(tmp_path, method):
 
 @needs_compiler
 @torch.inference_mode()
+@pytest.mark.parametrize(("num_sequences", "o_parts"), [(1, 2), (3, 1)])
+def test_blocks_may_tell_how_many_weights_are_to_be_under_way(tmp_path, monkeypatch, num_sequences, o_parts):
+    """Then one thread copies, and its warp does nothing else."""
+    monkeypatch.setattr("bitbench.decode.geometry._IN_FLIGHT", ((0, 1, 3),))
+    decoder = model(tmp_path, "qwen2", "awq-int4")
+    kernel = emulated(decoder, 256, tmp_path, num_blocks=7, o_parts=o_parts, num_sequences=num_sequences)
+    assert kernel.macros()["IN_FLIGHT"] != kernel.macros()["IN_FLIGHT_BUSY"]
+    steps = list(stepped(kernel, decoder.in_float32(), decoder, prompt_ids(40, num_sequences), 2))
+    assert sum(error for _, error, _ in steps) <= 1.1**2 * sum(plain for _, _, plain in steps)
+
+
+@needs_compiler
+@torch.inference_mode()
 def test_large_layers_are_waited_for_in_smaller_batches(tmp_path, monkeypatch):
     decoder = model(tmp_path, "wide", "awq-int4")
     plain_weights = decoder.forward.weights
@@ -243,14 +256,16 @@ SIZES = {
 @pytest.mark.skipif(not shutil.which("nvcc"), reason="needs nvcc")
 @pytest.mark.parametrize(("bits", "head_bits"), [(16, 16), (8, 8), (4, 16), (4, 8)])
 @pytest.mark.parametrize(
-    ("name", "sequences", "granules", "spilled"),
-    [("0.5B", 1, 24, 0), ("0.5B", 8, 18, 128), ("7B", 1, 22, 400), ("7B", 4, 18, 1600)],
+    ("name", "sequences", "granules", "in_flight", "spilled"),
+    [("0.5B", 1, 24, 2, 0), ("0.5B", 8, 18, 2, 128), ("7B", 1, 22, 8, 400), ("7B", 4, 18, 8, 1600)],
 )
-def test_the_kernel_compiles_and_spills_little(tmp_path, name, sequences, granules, spilled, bits, head_bits):
+def test_the_kernel_compiles_and_spills_little(
+    tmp_path, name, sequences, granules, in_flight, spilled, bits, head_bits
+):
     unit, several = 128, sequences > 1
     sizes = SIZES[name] | {
         "EPS": "1e-6", "BITS": bits, "HEAD_BITS": head_bits, "UNIT": unit, "O_UNIT": 64, "HEAD_UNIT": unit, "BF16": 0,
-        "WARPS": 7, "NUM_GRANULES": granules, "IN_FLIGHT": 2, "IN_FLIGHT_BUSY": 8,
+        "WARPS": 7, "NUM_GRANULES": granules, "IN_FLIGHT": 2, "IN_FLIGHT_BUSY": in_flight,
         "SEQUENCES": sequences, "ATTENDING": 0, "CHUNK": 32, "SPREAD": 1 if several else 4,
     } | ({"O_PARTS": 1, "O_UNIT": unit} if several else {})  # fmt: skip
     sizes |= {f"BATCH_{name}": 8 for name in ("QKV", "O", "GATE_UP", "DOWN", "HEAD")}
@@ -282,7 +297,7 @@ def test_shared_memory_and_blocks_suit_the_model(tmp_path):
 
 @pytest.mark.parametrize(
     ("hidden", "inter", "bytes_each", "batch_size", "granules"),
-    [(64, 128, 2, 1, (1, 1)), (64, 128, 2, 8, (1, 2)), (896, 4864, 1, 1, (1, 2)), (896, 4864, 2, 1, (3, 4)),
+    [(64, 128, 2, 1, (1, 1)), (64, 128, 2, 8, (2, 2)), (896, 4864, 1, 1, (2, 2)), (896, 4864, 2, 1, (4, 4)),
      (3584, 18944, 1, 1, (2, 8)), (3584, 18944, 2, 1, (4, 8)), (3584, 18944, 2, 4, (4, 8))],
 )  # fmt: skip
 def test_larger_layers_and_batches_have_more_under_way(hidden, inter, bytes_each, batch_size, granules):

@@ -120,6 +120,7 @@ template <class To, class From> static To same_bits(From v) {
 inline float as_float(u32 v) { return same_bits<float>(v); }
 inline u32 as_bits(float v) { return same_bits<u32>(v); }
 inline u32 opaque_zero() { return 0; }
+template <class T> T found_here(T v) { return v; }
 inline u32 pick_bytes(u32 a, u32 b, u32 selector) {
   const u64 both = (u64)b << 32 | a;
   u32 v = 0;
@@ -213,6 +214,9 @@ template <class T, class Join> T of_warp(T v, Join join) {
 inline u32 warp_most(u32 v) {
   return of_warp(v, [](u32 a, u32 b) { return a > b ? a : b; });
 }
+inline bool all_lanes(bool v) {
+  return of_warp((int)v, [](int a, int b) { return a & b; });
+}
 inline int warp_total(int v) {
   return of_warp(v, [](int a, int b) { return a + b; });
 }
@@ -237,6 +241,14 @@ inline void mbarrier_expect(u64* b, u32 bytes) { barrier(b).bytes += bytes; }  /
 inline void mbarrier_wait(u64* b, u32 parity) {
   while ((barrier(b).phase & 1) == parity) yield("an mbarrier");
 }
+
+struct Restless {
+  void wait(u64* b, u32 parity) {
+    if (lane() == 0) mbarrier_wait(b, parity);
+    warp_sync();
+  }
+  bool made_something() const { return false; }
+};
 
 // ---- memory -------------------------------------------------------------------------------------------------------
 

@@ -113,7 +113,7 @@ DEVICE NewNumbers receive_heads(
   NewNumbers fresh = {0, 0};
   const u64* from = s.qkv + (u32)(part.sequence * QKV_SIZE + d);
   u64 packets[rounds * 2][2];
-  poll<Packets>(
+  receive<Packets>(
       packets, tag,
       [&](int k) {
         const int h = thread() / lanes + k / 2 * at_once;
@@ -375,7 +375,7 @@ DEVICE void join(const Step& s, int piece, int splits, u32 tag, AttentionScratch
   NO_UNROLL
   for (int split = group; split < splits; split += JOIN_AT_ONCE * JOIN_GROUPS) {
     u64 packets[2 * JOIN_AT_ONCE][2];
-    poll<Packets>(packets, tag, [&](int k) {
+    receive_alone<Packets>(packets, tag, [&](int k) {
       const int one = split + k / 2 * JOIN_GROUPS;
       const u64* from = s.parts + (u64)(head * s.max_splits + one) * (HEAD_DIM + 2);
       return one < splits ? from + (k % 2 ? HEAD_DIM : d) : 0;

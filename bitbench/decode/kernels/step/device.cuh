@@ -44,6 +44,15 @@ DEVICE u32 opaque_zero() {
   asm volatile("mov.b32 %0, 0;" : "=r"(v));
   return v;
 }
+// Found here and kept in a register: the compiler would find what is cheap where it is used, when others wait for it.
+DEVICE u32 found_here(u32 v) {
+  asm volatile("" : "+r"(v));
+  return v;
+}
+template <class T> DEVICE T* found_here(T* p) {
+  asm volatile("" : "+l"(p));
+  return p;
+}
 DEVICE float magnitude(float x) { return fabsf(x); }
 DEVICE float larger(float x, float y) {  // not a number where one is none
   float v;
@@ -137,6 +146,7 @@ DEVICE void mma(int (&c)[4], u32 a0, u32 a1, u32 a2, u32 a3, u32 b0, u32 b1) {
 
 template <class T> DEVICE T from_lane(T v, int flip) { return __shfl_xor_sync(~0u, v, flip); }
 DEVICE float of_lane(float v, int lane) { return __shfl_sync(~0u, v, lane); }
+DEVICE bool all_lanes(bool v) { return __all_sync(~0u, v); }
 DEVICE u32 warp_most(u32 v) { return __reduce_max_sync(~0u, v); }
 DEVICE int warp_total(int v) { return __reduce_add_sync(~0u, v); }
 DEVICE void warp_sync() { __syncwarp(); }
@@ -173,6 +183,31 @@ DEVICE void mbarrier_wait(u64* b, u32 parity) {
       "r"(parity)
       : "memory");
 }
+
+DEVICE bool mbarrier_test(u64* b, u32 parity) {
+  u32 done;
+  asm volatile(
+      "{.reg .pred p; mbarrier.test_wait.parity.shared::cta.b64 p, [%1], %2; selp.u32 %0, 1, 0, p;}"
+      : "=r"(done)
+      : "r"(shared_address(b)), "r"(parity)
+      : "memory");
+  return done;
+}
+
+// A warp that keeps its tensor core from resting while it waits. All lanes wait together. It multiplies by zero, and the
+// sums must be looked at sometime, for the assembler leaves out what nobody looks at.
+struct Restless {
+  float sums[4] = {0, 0, 0, 0};
+
+  DEVICE void wait(u64* b, u32 parity) {
+    while (!all_lanes(mbarrier_test(b, parity)))
+      asm volatile(
+          "mma.sync.aligned.m16n8k16.row.col." MMA_TYPES " {%0, %1, %2, %3}, {%4, %4, %4, %4}, {%4, %4}, {%0, %1, %2, %3};"
+          : "+f"(sums[0]), "+f"(sums[1]), "+f"(sums[2]), "+f"(sums[3])
+          : "r"(0u));
+  }
+  DEVICE bool made_something() const { return sums[0] + sums[1] + sums[2] + sums[3] != 0; }
+};
 
 // ---- memory -------------------------------------------------------------------------------------------------------
 

@@ -31,31 +31,53 @@ struct Quads {  // or others whose lowest bit tells
   DEVICE bool there() const { return FREE || (differing & 1) == 0; }
 };
 
-// Waits for words at n places, one or two neighbouring ones each: w[k] are those at `at(k)`, or numbers that are 0 where
-// there `is` none. Those that were not there are asked for again, and only those: a block asks for up to 30 KB, and all
-// blocks for the same.
+// Asks for words at n places, one or two neighbouring ones each: w[k] are those at `at(k)`, or numbers that are 0 where
+// there `is` none.
 template <class Kind, int n, int size, class At, class Is>
-DEVICE void poll(u64 (&w)[n][size], u32 tag, At at, Is is) {
+DEVICE void ask(u64 (&w)[n][size], u32 tag, At at, Is is) {
   UNROLL
   for (int k = 0; k < n; ++k)
     UNROLL
     for (int j = 0; j < size; ++j) w[k][j] = is(k) ? Kind::other(tag) : Kind::none(tag);
-  Kind all;
-  do {
-    UNROLL
-    for (int k = 0; k < n; ++k)
-      load_packets_if(Kind::missing(w[k][0], tag) || Kind::missing(w[k][size - 1], tag), at(k), w[k]);
-    all = Kind();
-    UNROLL
-    for (int k = n - 1; k >= 0; --k)
-      UNROLL
-      for (int j = size - 1; j >= 0; --j) all.look(w[k][j], tag);
-  } while (!all.there());
+  UNROLL
+  for (int k = 0; k < n; ++k) load_packets_if(is(k), at(k), w[k]);
 }
-// There is none where `at(k)` is null.
+
+// Asks again for what was not there, and only for that: a block asks for up to 30 KB, and all blocks for the same.
 template <class Kind, int n, int size, class At>
-DEVICE void poll(u64 (&w)[n][size], u32 tag, At at) {
-  poll<Kind>(w, tag, at, [&](int k) { return at(k) != 0; });
+DEVICE void ask_again(u64 (&w)[n][size], u32 tag, At at) {
+  UNROLL
+  for (int k = 0; k < n; ++k)
+    load_packets_if(Kind::missing(w[k][0], tag) || Kind::missing(w[k][size - 1], tag), at(k), w[k]);
+}
+
+// Whether all that this lane has asked for is there.
+template <class Kind, int n, int size>
+DEVICE bool arrived(const u64 (&w)[n][size], u32 tag) {
+  Kind even, odd;  // two chains, for each look takes a while
+  UNROLL
+  for (int k = n - 1; k >= 0; --k)
+    UNROLL
+    for (int j = size - 1; j >= 0; --j) {
+      if (n * size > 2 && (k * size + j) % 2) odd.look(w[k][j], tag);
+      else even.look(w[k][j], tag);
+    }
+  return even.there() & odd.there();
+}
+
+// Waits for such words. All lanes of a warp call it and stay together: those that have theirs would go on alone, and what
+// follows would be done several times over (docs/log.md).
+template <class Kind, int n, int size, class At, class Is>
+DEVICE void receive(u64 (&w)[n][size], u32 tag, At at, Is is) {
+  ask<Kind>(w, tag, at, is);
+  while (!all_lanes(arrived<Kind>(w, tag))) ask_again<Kind>(w, tag, at);
+}
+
+// The same, where lanes may come alone. There is none where `at(k)` is null.
+template <class Kind, int n, int size, class At>
+DEVICE void receive_alone(u64 (&w)[n][size], u32 tag, At at) {
+  ask<Kind>(w, tag, at, [&](int k) { return at(k) != 0; });
+  while (!arrived<Kind>(w, tag)) ask_again<Kind>(w, tag, at);
 }
 
 // A word on its way, if it is to be sent. It is made first and sent later, so that the making of several goes on at once.
@@ -105,8 +127,8 @@ DEVICE u64 quad(u32 first, u32 second, u32 tag) { return (u64)second << 32 | (fi
 
 // Numbers of four neighbouring lanes, a word of the first of them if it is to send. All lanes of a warp call it.
 DEVICE Word quad_of_four(u64* to, float y, u32 tag, bool whether) {
-  const u32 pair = pack(lane() % 4 ? y : marked(y, tag), from_lane(y, 1)), next = from_lane(pair, 2);
-  return {to, quad(pair, next, tag), whether && lane() % 4 == 0};
+  const float second = from_lane(y, 1), third = from_lane(y, 2), fourth = from_lane(y, 3);  // all at once
+  return {to, quad(pack(marked(y, tag), second), pack(third, fourth), tag), whether && lane() % 4 == 0};
 }
 
 // Four numbers of one thread.

@@ -12,6 +12,15 @@ DEVICE float joined(const float (&of)[n], Join join) {
   return v[0];
 }
 
+// Up to eight neighbours in shared memory, four at a time.
+template <int n>
+DEVICE void neighbours(const float* from, float (&to)[n]) {
+  const Words first = *(const Words*)from, rest = n > 4 ? *(const Words*)(from + 4) : first;
+  const u32 all[8] = {first.x, first.y, first.z, first.w, rest.x, rest.y, rest.z, rest.w};
+  UNROLL
+  for (int i = 0; i < n; ++i) to[i] = as_float(all[i]);
+}
+
 template <int n>
 DEVICE float total(const float (&of)[n]) {
   return joined(of, [](float x, float y) { return x + y; });

@@ -1,9 +1,12 @@
 // Rows of a matrix times a vector of each sequence: what warps do of it, where their sums meet, and who finishes them.
 
-// Sums of a tile by one warp: a sequence's rows and, so that lanes write to different banks, some room.
-#define SUMS_ROW (SEQUENCES > 1 ? ROWS + 4 : ROWS)
-#define WARP_SUMS (SEQUENCES * SUMS_ROW)
-#define TILE_SUMS (WARPS * WARP_SUMS + (SEQUENCES > 1 ? 8 : 0))
+// Sums of a tile by all warps. Of one sequence a row's lie side by side, so that a thread reads four at once; of several a
+// warp's, a sequence's rows and, so that lanes write to different banks, some room.
+#define SUMS_ROW (ROWS + 4)
+#define WARP_APART (SEQUENCES > 1 ? SEQUENCES * SUMS_ROW : 1)
+#define ROW_APART (SEQUENCES > 1 ? 1 : 8)
+#define TILE_SUMS (SEQUENCES > 1 ? WARPS * WARP_APART + 8 : ROWS * ROW_APART)
+static_assert(WARPS <= 8, "a row has room for the sums of so many");
 #define SUMS_HALVES (SEQUENCES > 1 ? 1 : 2)  // for more sequences shared memory does not suffice
 
 // Groups of ROWS threads share out a batch's sums. With one sequence a group has a tile. With several a thread has four
@@ -36,6 +39,7 @@ DEVICE void multiply_at_once(
   using Number = typename Part::Number;
   // A product takes four times as long until it is there as until the next can begin, so a single tile's are two chains.
   constexpr int chains = units * tiles == 1 && unit_inputs >= 64 ? 2 : 1;
+  constexpr int at_once = Part::chunks;
   TilePart<bits, unit_inputs> w[units][tiles];
   Number a[units][tiles][chains][4], b[units][tiles][chains][4];
   UNROLL
@@ -51,17 +55,21 @@ DEVICE void multiply_at_once(
   UNROLL
   for (int u = 0; u < units && once; ++u) x[u].begin_sums();
   UNROLL
-  for (int i = 0; i < unit_inputs / 32; ++i) {
-    constexpr int steps = (BESIDE_STEPS * 32 + unit_inputs - 1) / unit_inputs;
-    UNROLL
-    for (int k = i * steps; k < (i + 1) * steps && k < BESIDE_STEPS; ++k) beside(k);
+  for (int i = 0; i < unit_inputs / 32; i += at_once)
     UNROLL
     for (int u = 0; u < units; ++u) {
       UNROLL
-      for (int t = 0; t < tiles; ++t) w[u][t].multiply(i, x[u], a[u][t][i % chains], b[u][t][i % chains]);
-      if (once) x[u].sum_chunk(i);
+      for (int t = 0; t < tiles; ++t) {
+        const int before = (i / at_once * units + u) * tiles + t, all = unit_inputs / 32 / at_once * units * tiles;
+        UNROLL
+        for (int k = before * BESIDE_STEPS / all; k < (before + 1) * BESIDE_STEPS / all; ++k) beside(k);
+        UNROLL
+        for (int j = i; j < i + at_once; ++j)
+          w[u][t].multiply(j, x[u], a[u][t][j % chains], b[u][t][j % chains]);
+      }
+      UNROLL
+      for (int j = i; j < i + at_once && once; ++j) x[u].sum_chunk(j);
     }
-  }
   UNROLL
   for (int u = 0; u < units && once; ++u) x[u].end_sums();
   UNROLL
@@ -83,17 +91,16 @@ DEVICE void multiply_at_once(
       }
 }
 
-// Where the warps' sums of tiles meet, [SUMS_HALVES][TILES][WARPS][SEQUENCES][SUMS_ROW] in shared memory. While one half
-// is read the other is written, and before that one is written again all warps meet. With one half they meet when they have
-// read it, and what was sent then is still under way.
+// Where the warps' sums of tiles meet, [SUMS_HALVES][TILES][TILE_SUMS] in shared memory. While one half is read the other
+// is written, and before that one is written again all warps meet. With one half they meet once more before they write,
+// for the next product while its vector is still under way.
 struct Sums {
   float* halves;
   u32 rounds;  // in which this warp has read what met
 
   DEVICE float* at() const { return halves + rounds % SUMS_HALVES * (TILES * TILE_SUMS); }
-  DEVICE void has_read() {
+  DEVICE void may_be_written() const {
     if (SUMS_HALVES == 1) block_sync();
-    ++rounds;
   }
 };
 
@@ -109,24 +116,43 @@ DEVICE void hand_over(float* mine, int first, int num, const float (&y)[tiles][2
       if (t >= num) continue;
       float* to = mine + (first + t) * TILE_SUMS + column * SUMS_ROW;
       const float above = y[t][0][c], below = y[t][1][c];
-      to[0] = add ? to[0] + above : above, to[8] = add ? to[8] + below : below;
+      float* const eighth = to + 8 * ROW_APART;
+      *to = add ? *to + above : above, *eighth = add ? *eighth + below : below;
     }
   }
 }
 
-// This warp's units of n tiles times its part of the vector, to where sums meet; `unit` says where in
-// the ring each begins. Units behind the first `num` are done for nothing and not counted. Of `most` tiles at most.
+// Where in the ring this warp's units of n tiles begin: `num` of them from its `my`-th on, or one unit of all tiles if these
+// are multiplied together. What is missing is done twice and not counted.
+template <class T, int most>
+struct Places {
+  static constexpr bool together = T::template together<most>;
+  static constexpr int count = together ? most : T::each;
+  u32 at[count];
+
+  DEVICE void find(u32 begin, int my, int num, int n) {
+    UNROLL
+    for (int k = 0; k < count; ++k) {
+      if (together) at[k] = Ring::onward(k ? at[0] : begin, (u32)(k == 0 ? my * n : k < n ? k : 0) * T::unit_bytes);
+      else at[k] = Ring::onward(begin, (u32)((my + (k < num ? k : 0) * WARPS) * n) * T::unit_bytes);
+    }
+  }
+};
+
+// This warp's units of n tiles times its part of the vector, to where sums meet. Units behind the first `num` are done for
+// nothing and not counted. Of `most` tiles at most.
 template <int bits, int inputs, int unit_inputs, int most, int each, class Part, class Beside>
 DEVICE void multiply_tiles(
-    const Ring& ring, Part (&v)[each], const u32 (&unit)[each], int n, int num, float* mine,
-    bool add, Beside beside) {
+    const Ring& ring, Part (&v)[each], const Places<Tile<bits, inputs, unit_inputs>, most>& places, int n, int num,
+    float* mine, bool add, Beside beside) {
   using T = Tile<bits, inputs, unit_inputs>;
   constexpr int at_once = bits == 16 ? 2 : 4;
+  const auto& unit = places.at;
   if constexpr (!T::template together<most>) all_steps(beside);
   if constexpr (T::template together<most>) {
-    u32 place[1][most];  // those that are missing are done twice and not handed over
+    u32 place[1][most];
     UNROLL
-    for (int t = 0; t < most; ++t) place[0][t] = Ring::onward(unit[0], (u32)(t < n ? t : 0) * T::unit_bytes);
+    for (int t = 0; t < most; ++t) place[0][t] = unit[t];
     float y[most][2][LANE_COLUMNS];
     multiply_at_once<bits, unit_inputs, 1, most>(ring, place, v, T::template once<most>, num, y, beside);
     hand_over<most>(mine, 0, n, y, add);
@@ -199,15 +225,14 @@ DEVICE void add_four(float (&y)[4], const float* from, bool first) {
 // the tiles' scales lie in the ring from `ends` on. `met` is for the first of all, after the sums have been asked for.
 template <int bits, int warps, bool one_round, class Met, class Done>
 DEVICE void finish_rows(
-    const Ring& ring, u32 ends, const float* sums, int first, int tiles, int count, Met met, Done& done) {
+    const Ring& ring, u32 ends, const float* sums, const float* ahead, int first, int tiles, int count, Met met,
+    Done& done) {
   const int row = thread() % ROWS;
   NO_UNROLL
   for (int base = 0; base < tiles; base += one_round ? tiles : GROUPS) {
     const int wanted = base + group(), tile = wanted < tiles ? wanted : tiles - 1;  // no branches
-    const float* from = sums + tile * TILE_SUMS + row;
     float of[warps];
-    UNROLL
-    for (int w = 0; w < warps; ++w) of[w] = from[w * WARP_SUMS];
+    neighbours(one_round ? ahead : sums + tile * TILE_SUMS + row * ROW_APART, of);
     float y = total(of);
     if (bits == 8) y *= *(const float*)(ring.bytes + Ring::onward(ends, 4 * (tile * ROWS + row)));
     if (first == 0 && base == 0) met();  // one's latencies behind the other's
@@ -229,7 +254,7 @@ DEVICE void finish_quads(const Ring& ring, u32 ends, const float* sums, int firs
     for (int p = 0; p < parts; ++p) {
       UNROLL
       for (int w = 0; w < warps; ++w) {
-        const float* from = sums + tile * TILE_SUMS + w * WARP_SUMS + sequence * SUMS_ROW + row + 8 * p;
+        const float* from = sums + tile * TILE_SUMS + w * WARP_APART + sequence * SUMS_ROW + row + 8 * p;
         add_four(y[p], from, w == 0);
       }
       if (bits == 8) {
@@ -243,15 +268,36 @@ DEVICE void finish_quads(const Ring& ring, u32 ends, const float* sums, int firs
   }
 }
 
+// What can be known of a small product before its vector comes: where this warp's units lie, and for one sequence where the
+// sums meet of the row that this thread finishes.
+template <class T, int most, int batch>
+struct Ahead {
+  Places<T, most> places;
+  u32 sums;
+
+  DEVICE void find(const Ring& ring, const Sums& all, int count) {
+    if constexpr (T::template small<most, batch>) {
+      places.find(ring.here, warp(), (T::units - warp() + WARPS - 1) / WARPS, most == 1 ? 1 : count);
+      UNROLL
+      for (int k = 0; k < places.count; ++k) places.at[k] = found_here(places.at[k]);
+      const int tile = most == 1 ? 0 : group() < count ? group() : count - 1;
+      if (SEQUENCES == 1)
+        sums = found_here((u32)(all.at() - all.halves) + tile * TILE_SUMS + thread() % ROWS * ROW_APART);
+    }
+  }
+};
+
 // The next `count` tiles of the stream, at most `most`, times the vector x. Units are dealt out to the warps, and each
 // warp's part of x is there when it comes. `beside(step)` is called for each of BESIDE_STEPS while the first products are
 // under way, and `met()` when all warps have been there. Then `done` gets the results, as `finish_rows` or `finish_quads`
-// gives them. `mark` hears of places. What is a batch of one segment the caller has waited for.
+// gives them. `mark` hears of places. What is a batch of one segment the caller has waited for, and for sums that they may be
+// written.
 template <
     int bits, int inputs, int unit_inputs, bool planes, int most, int batch, bool pairs, class Mark, class Beside, class Met,
     class Done>
 DEVICE void multiply(
-    Ring& ring, const Vector& x, int count, Sums& sums, Mark mark, Beside beside, Met met, Done& done) {
+    Ring& ring, const Vector& x, int count, Sums& sums, const Ahead<Tile<bits, inputs, unit_inputs>, most, batch>& ahead,
+    Mark mark, Beside beside, Met met, Done& done) {
   static_assert(batch <= TILES, "sums meet in TILES places");
   if (most == 1) count = count ? 1 : 0;  // said to the compiler
   using T = Tile<bits, inputs, unit_inputs>;
@@ -278,7 +324,7 @@ DEVICE void multiply(
     u32 ends = 0;
     const auto batch_from = [&](int i) {
       const int n = small || tiles - i < batch ? tiles - i : batch;
-      float* mine = sums.at() + i * TILE_SUMS + warp() * WARP_SUMS + lane() / 4;
+      float* mine = sums.at() + i * TILE_SUMS + warp() * WARP_APART + lane() / 4 * ROW_APART;
       NO_UNROLL
       for (int start = 0; start < T::units; start += T::segment) {
         const int end = start + T::segment < T::units ? start + T::segment : T::units;
@@ -295,14 +341,13 @@ DEVICE void multiply(
             if (besides_products) all_steps(beside);
             multiply_units<T, bits, unit_inputs, Part>(ring, x, begin, my, num, mine);
           } else {
-            u32 unit[each];
-            UNROLL
-            for (int u = 0; u < each; ++u)
-              unit[u] = Ring::onward(begin, (u32)((my - start + (u < num ? u : 0) * WARPS) * n) * T::unit_bytes);
+            Places<T, most> places;
+            if constexpr (small) places = ahead.places;
+            else places.find(begin, my - start, num, n);
             const auto besides = [&](int k) {
               if (besides_products) beside(k);
             };
-            multiply_tiles<bits, inputs, unit_inputs, most>(ring, v, unit, n, num, mine, start > 0, besides);
+            multiply_tiles<bits, inputs, unit_inputs, most>(ring, v, places, n, num, mine, start > 0, besides);
           }
         }
         mark(5);
@@ -319,12 +364,15 @@ DEVICE void multiply(
     block_sync();
     mark(7);
     if constexpr (SEQUENCES == 1) {
-      finish_rows<bits, T::warps, Done::first_only>(ring, ends, sums.at(), first, tiles, count, met, done);
+      constexpr bool one_round = small && Done::first_only;
+      finish_rows<bits, T::warps, one_round>(
+          ring, ends, sums.at(), sums.halves + ahead.sums, first, tiles, count, met, done);
     } else {
       if (!first) met();
       finish_quads<bits, T::warps, pairs>(ring, ends, sums.at(), first, tiles, done);
     }
-    sums.has_read();
+    ++sums.rounds;
+    if (!small && first + at_once < count) sums.may_be_written();
   }
   if (one_segment) ring.release(ring.at);  // others wait for what was sent, nobody for this
 }

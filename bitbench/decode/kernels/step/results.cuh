@@ -12,22 +12,27 @@ DEVICE int row_of(u64 ranked) { return (int)(~(u32)ranked >> 1); }
 // Of product `which` of a layer, for a block's `count` tiles from tile `first` on.
 template <int which>
 struct Results {
-  static constexpr int rows_each = SEQUENCES == 1 ? 1 : 4;  // rows of a tile that a thread has
   using P = Product<which>;
+  // Tiles that a group has at once: a thread has one row of a tile, or four, or with several sequences four of gate and up
+  // each.
+  static constexpr int at_once = SEQUENCES == 1 ? 1 : which == GATE_UP ? 8 : 4;
   static constexpr bool first_only =  // tiles of a thread
-      P::most <= GROUPS / SEQUENCES * rows_each && P::most <= P::T::template at_once<P::most, P::batch>;
+      P::most <= GROUPS / SEQUENCES * at_once && P::most <= P::T::template at_once<P::most, P::batch>;
   const Step& s;
   int layer, first, count;
   u32 tag;
   float scale = 1;  // what the results of this thread's sequence lack
   u64 biases = 0;   // of this thread's rows of the first tile that it has
+  u64* to = 0;      // where they go
   u64 best = 0;     // this thread's largest logit, `ranked`
 
   // While the vector is still under way.
   DEVICE void prepare() {
-    if (!QKV_BIAS || which != QKV) return;
-    const int tile = first_tile(rows_each);
-    if (tile < count) biases = bias_at(tile, thread() * rows_each % ROWS);
+    if constexpr (which != HEAD) {
+      const int tile = first_tile(at_once), row = SEQUENCES == 1 ? thread() % ROWS : thread() % (ROWS / at_once) * 4;
+      if (QKV_BIAS && which == QKV && tile < count) biases = bias_at(tile, row);
+      if (first_only) to = found_here(place(tile, group() % SEQUENCES, row));
+    }
   }
 
   // The scale is given by lanes of its sequence's column.
@@ -39,18 +44,19 @@ struct Results {
   // with tile = `count`.
   DEVICE Word operator()(int tile, int row, float y) {
     const bool whole = tile < count;
+    // Rows 0 to 7 of a tile are of gate, 8 to 15 the same of up.
+    const float up = which == GATE_UP ? from_lane(y, 8) * scale : 0;
     y *= scale;
     if constexpr (which == GATE_UP) {
-      // Rows 0 to 7 of a tile are of gate, 8 to 15 the same of up.
-      return quad_of_four(inner_at(tile, 0, row), silu(y) * from_lane(y, 8), tag, whole && row < 8);
+      return quad_of_four(target(tile, 0, row), silu(y) * up, tag, whole && row < 8);
     } else if constexpr (which == HEAD) {
       if (whole) rank(tile, 0, row, y);
       return {0, 0, false};
     } else if constexpr (which == QKV) {
-      y += low((u32)(first_only || tile == first_tile(1) ? biases : whole ? bias_at(tile, row) : 0));
-      return packet(qkv_at(tile, 0, row), y, tag, whole);
+      y += low((u32)(first_only || tile == first_tile(at_once) ? biases : whole ? bias_at(tile, row) : 0));
+      return packet(target(tile, 0, row), y, tag, whole);
     } else {
-      return quad_of_four(sums_at(tile, 0, row), y, tag, whole);
+      return quad_of_four(target(tile, 0, row), y, tag, whole);
     }
   }
 
@@ -65,17 +71,17 @@ struct Results {
     if constexpr (which == GATE_UP) {
       UNROLL
       for (int j = 0; j < 4; ++j) y[0][j] = silu(y[0][j]) * y[1][j];
-      quad_of_thread(inner_at(tile, sequence, row), y[0], tag).send();
+      quad_of_thread(target(tile, sequence, row), y[0], tag).send();
     } else if constexpr (which == HEAD) {
       UNROLL
       for (int j = 0; j < 4; ++j) rank(tile, sequence, row + j, y[0][j]);
     } else if constexpr (which == QKV) {
-      const u64 four = first_only || tile == first_tile(4) ? biases : bias_at(tile, row);
-      u64* const to = qkv_at(tile, sequence, row);
+      const u64 four = first_only || tile == first_tile(at_once) ? biases : bias_at(tile, row);
+      u64* const first_of_four = target(tile, sequence, row);
       UNROLL
-      for (int j = 0; j < 4; ++j) packet(to + j, y[0][j] + low((u32)(four >> 16 * j)), tag).send();
+      for (int j = 0; j < 4; ++j) packet(first_of_four + j, y[0][j] + low((u32)(four >> 16 * j)), tag).send();
     } else {
-      quad_of_thread(sums_at(tile, sequence, row), y[0], tag).send();
+      quad_of_thread(target(tile, sequence, row), y[0], tag).send();
     }
   }
 
@@ -85,7 +91,7 @@ struct Results {
   DEVICE u64 bias_at(int tile, int row) const {
     if (!QKV_BIAS) return 0;
     const u16* from = s.qkv_bias + (u32)(layer * QKV_SIZE + 16 * (first + tile) + row);
-    return rows_each == 1 ? load_constant(from) : load_constant((const u64*)from);
+    return SEQUENCES == 1 ? load_constant(from) : load_constant((const u64*)from);
   }
 
   DEVICE void rank(int tile, int sequence, int row, float y) {
@@ -96,15 +102,13 @@ struct Results {
     if (s.keep_logits) s.logits[(u64)sequence * VOCAB + of_all] = y;
   }
 
-  DEVICE u64* qkv_at(int tile, int sequence, int row) const {
-    return s.qkv + (u32)(sequence * QKV_SIZE + (first + tile) * 16 + row);
-  }
-  DEVICE u64* inner_at(int tile, int sequence, int row) const {
-    return quad_of<DOWN_INPUTS>(s.inner, sequence, 2 * (first + tile) + row / 4);
-  }
-  // Of o's or down's.
-  DEVICE u64* sums_at(int tile, int sequence, int row) const {
-    const u32 quad = quad_index<HIDDEN>(sequence, 4 * (first + tile) + row / 4);
+  // Where a row's result goes, or those of four rows.
+  DEVICE u64* target(int tile, int sequence, int row) const { return first_only ? to : place(tile, sequence, row); }
+  DEVICE u64* place(int tile, int sequence, int row) const {
+    const int of_all = first + tile;
+    if constexpr (which == QKV) return s.qkv + (u32)(sequence * QKV_SIZE + of_all * 16 + row);
+    else if constexpr (which == GATE_UP) return quad_of<DOWN_INPUTS>(s.inner, sequence, 2 * of_all + row / 4);
+    const u32 quad = quad_index<HIDDEN>(sequence, 4 * of_all + row / 4);
     return which == O ? s.from_o + quad : s.from_down + spread<SPREAD>(quad);
   }
 };

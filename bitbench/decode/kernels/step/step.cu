@@ -125,7 +125,7 @@ struct Shared {
   alignas(16) u32 x[SEQUENCES * vector_words(LONGEST)];  // what the present phase multiplies by, 16 bits each
   Fixed fixed[SEQUENCES == 1 ? (LONGEST + 63) / 64 : 1];
   union {
-    float sums[SUMS_HALVES * TILES * TILE_SUMS];
+    alignas(16) float sums[SUMS_HALVES * TILES * TILE_SUMS];
     AttentionScratch attention;
   };
 };
@@ -166,7 +166,7 @@ struct Residual {
   DEVICE void add(const u64* from, u32 tag) {
     u64 quads[EACH * parts][NEIGHBOURS / 4];
     from += spread<apart>(quad_place(column(), (u32)Hidden::first() / 4));
-    poll<Quads>(
+    receive<Quads>(
         quads, tag,
         [&](int k) { return from + spread<apart>(SEQUENCES * (k % parts * HIDDEN + Hidden::distance(k / parts)) / 4); },
         [&](int k) { return Hidden::has(k / parts); });
@@ -206,11 +206,8 @@ struct Residual {
 // 1 over the root of the mean square of this thread's sequence, when all warps have found their squares.
 DEVICE float reciprocal_rms(const float (&squares)[8][8]) {
   static_assert(WARPS <= 8, "as many squares are kept");
-  const Words first = *(const Words*)squares[column()], rest = *(const Words*)(squares[column()] + 4);
-  const u32 all[8] = {first.x, first.y, first.z, first.w, rest.x, rest.y, rest.z, rest.w};
   float of[WARPS];
-  UNROLL
-  for (int w = 0; w < WARPS; ++w) of[w] = as_float(all[w]);
+  neighbours(squares[column()], of);
   return reciprocal_root(total(of) * (1.0f / HIDDEN) + (float)EPS);
 }
 
@@ -342,7 +339,7 @@ DEVICE void choose(const Step& s, u64 best, u32 tag, int (&token)[SEQUENCES], Sh
   const int first = group() < ONE_SEQUENCE ? group() / SEQUENCES * ROWS + thread() % ROWS : pairs;
   for (int from = first; from < pairs; from += at_once * apart) {
     u64 words[at_once][2];
-    poll<Quads>(words, tag, [&](int k) {
+    receive_alone<Quads>(words, tag, [&](int k) {
       const int pair = from + k * apart;
       return pair < pairs ? s.best + 2 * (sequence * pairs + pair) : 0;
     });
@@ -398,10 +395,9 @@ DEVICE void into_planes(Shared& m) {
 // The residual with what has been sent, normed, into m.x. `sums` are for `late` planes.
 template <int which>
 DEVICE void normed_vector(
-    const Step& s, Residual& r, Shared& m, PlaneSums<EACH>& sums, int layer, int count, u32 tag) {
+    const Step& s, const NormWeights& weights, Residual& r, Shared& m, PlaneSums<EACH>& sums, int layer, int count,
+    u32 tag) {
   using P = Product<which>;
-  NormWeights weights;
-  weights.load(s.norms + (u32)((2 * layer + (which == GATE_UP)) * HIDDEN));
   if (which == GATE_UP) r.add<O_PARTS, 1>(s.from_o, tag);
   else if (layer) r.add<DOWN_PARTS, SPREAD>(s.from_down, tag - 1);
   stamp(s, layer, which, 1);
@@ -430,7 +426,7 @@ DEVICE void received_vector(const Step& s, Shared& m, u32 tag) {
   const u64* from = quad_of<P::inputs>(
       which == O ? s.attended : s.inner, column(), part * (P::inputs / 4) + (u32)Own::first() / 4);
   u64 mine[Own::each][P::planes ? 1 : 2];
-  poll<Quads>(mine, tag, [&](int k) { return from + SEQUENCES * Own::distance(k) / 4; }, Own::has);
+  receive<Quads>(mine, tag, [&](int k) { return from + SEQUENCES * Own::distance(k) / 4; }, Own::has);
   if constexpr (P::planes) {
     float numbers[Own::each][4];
     UNROLL
@@ -446,10 +442,11 @@ DEVICE void received_vector(const Step& s, Shared& m, u32 tag) {
 // to its own portion.
 template <int which>
 DEVICE void vector_of(
-    const Step& s, Residual& r, Shared& m, PlaneSums<EACH>& sums, int layer, int splits, int count, u32 tag) {
+    const Step& s, const NormWeights& weights, Residual& r, Shared& m, PlaneSums<EACH>& sums, int layer, int splits,
+    int count, u32 tag) {
   using P = Product<which>;
   if constexpr (P::norm) {
-    normed_vector<which>(s, r, m, sums, layer, count, tag);
+    normed_vector<which>(s, weights, r, m, sums, layer, count, tag);
   } else if (count) {
     if (which != O || !attends_itself(splits)) received_vector<which>(s, m, tag);
     else if constexpr (P::planes) into_planes<P>(m), warp_sync();
@@ -468,6 +465,8 @@ DEVICE u64 product(
   stamp(s, layer, which, 0);
   delay();
   // While the vector is still under way.
+  NormWeights weights;
+  if constexpr (P::norm) weights.load(s.norms + (u32)((2 * layer + (which == GATE_UP)) * HIDDEN));
   if constexpr (which == QKV && O_WITH_QKV) {
     ring.wait(count * T::bytes + m.share.count[O] * Product<O>::T::bytes);
   } else if (count && !(which == O && O_WITH_QKV)) {
@@ -475,9 +474,12 @@ DEVICE u64 product(
     ring.wait((u32)(at_first * T::segment) * T::unit_bytes + (T::units <= T::segment ? at_first * T::end_bytes : 0));
   }
   results.prepare();
+  Ahead<T, P::most, P::batch> ahead;
+  ahead.find(ring, sums, count);
   const Pace pace = {&m.under_way};
+  sums.may_be_written();
   PlaneSums<EACH> plane_sums;
-  vector_of<which>(s, r, m, plane_sums, layer, splits, count, tag);
+  vector_of<which>(s, weights, r, m, plane_sums, layer, splits, count, tag);
   pace.multiplying();
   delay();
   stamp(s, layer, which, 2);
@@ -497,7 +499,7 @@ DEVICE u64 product(
     }
   };
   multiply<P::bits, P::inputs, P::unit, P::planes, P::most, P::batch, which == GATE_UP>(
-      ring, {m.x, m.fixed}, count, sums, mark, beside, met, results);
+      ring, {m.x, m.fixed}, count, sums, ahead, mark, beside, met, results);
   stamp(s, layer, which, 8);
   if (which == GATE_UP) r.set_guess(wanted);
   pace.waiting();
@@ -611,8 +613,8 @@ KERNEL decode_steps(PARAMETERS(STEP)) {
   }
   block_sync_all();
   if (thread() >= THREADS) {
-    if (thread() == THREADS)
-      produce(
+    if (RESTLESS || thread() == THREADS)
+      produce<Copier>(
           bytes, m.full, m.empty, {&m.under_way}, stream_of(s, block()), m.share.num_granules,
           m.share.head_offset / GRANULE, s.num_steps);
     return;

@@ -70,6 +70,7 @@ struct Vector {
 template <int bits, int inputs, int unit_inputs, bool planes>
 struct VectorPart {
   using Number = float;
+  static constexpr int chunks = 1;  // of 32 inputs, that are multiplied at once
   static constexpr int pieces = (unit_inputs + 127) / 128;
   Words at[unit_inputs / 32];
   u64 own[pieces];  // for one sequence: this lane's four of 128 inputs, for their sum
@@ -119,6 +120,7 @@ struct VectorPart {
 template <int bits, int inputs, int unit_inputs>
 struct VectorPart<bits, inputs, unit_inputs, true> {
   using Number = int;
+  static constexpr int chunks = bits == 4 ? 2 : 1;
   Words at[unit_inputs / 64];  // of two chunks
   const Fixed* from;
   Fixed fixed;
