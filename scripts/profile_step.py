@@ -5,13 +5,10 @@ code between two meetings or stores that have most samples: how often their inst
 stood there.
 
     python scripts/profile_step.py shape:qwen2.5-0.5b --method awq-int4 --out FILE
-
---sources FILE reads what `ncu --page source --csv` printed before, and needs no GPU.
 """
 
 import argparse
 import csv
-import json
 import re
 import statistics
 import subprocess
@@ -20,6 +17,14 @@ from collections import Counter
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
+
+import torch
+from decode_steps import DEVICE, STORED, loaded
+from lines import append
+
+from bitbench.decode.step_kernel import on_cuda
+from bitbench.decode.step_source import source_hash
+from bitbench.results.machine import collect
 
 _ENDS = re.compile(r"\b(BAR\.SYNC|WARPSYNC|STG)")
 _LEAST_SHARE = 0.3
@@ -89,11 +94,6 @@ def profiled(arguments: argparse.Namespace) -> str:
 
 def take_steps(model: str, method: str, batch: int) -> None:
     """Twice, from position 40 on."""
-    import torch
-    from decode_steps import DEVICE, STORED, loaded
-
-    from bitbench.decode.step_kernel import on_cuda
-
     kernel = on_cuda(loaded(model, method, STORED[method]).forward, DEVICE, 256, batch_size=batch, places=0)
     for _ in range(2):
         kernel.start_all([list(range(100, 140))] * batch)
@@ -105,27 +105,20 @@ def main() -> None:
     """One summary."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model")
-    parser.add_argument("--method", default="awq-int4")
+    parser.add_argument("--method", choices=tuple(STORED), default="awq-int4")
     parser.add_argument("--batch", type=int, default=1)
-    parser.add_argument("--sources", type=Path, help="a source page in CSV, instead of a profile")
-    parser.add_argument("--kernel", default="", help="with --sources: which kernel it is of")
     parser.add_argument("--out", type=Path)
     parser.add_argument("--take-steps", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.take_steps:
         take_steps(arguments.model, arguments.method, arguments.batch)
         return
-    from bitbench.decode.step_source import source_hash
-
-    text = arguments.sources.read_text(encoding="utf-8") if arguments.sources else profiled(arguments)
     line = {"model": arguments.model, "method": arguments.method, "batch": arguments.batch, "steps": _STEPS}
-    line |= summary(rows(text)) | {"kernel_source": arguments.kernel or source_hash()}
+    line |= summary(rows(profiled(arguments))) | {"kernel_source": source_hash()}
     print({name: value for name, value in line.items() if name != "stretches"})
     for one in line["stretches"]:
         print(one)
-    if arguments.out:
-        with arguments.out.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
+    append(line, collect(DEVICE), arguments.out)
 
 
 if __name__ == "__main__":

@@ -141,6 +141,8 @@ def _inputs(config: DecoderConfig, num_blocks: int, o_parts: int) -> int:
 
 def _beside_ring(config: DecoderConfig, num_blocks: int, o_parts: int, num_warps: int, num_sequences: int) -> int:
     """Bytes that the kernel keeps in shared memory beside its ring, at most (struct Shared of step.cu)."""
+    # In two halves, a row's sums of up to eight warps; of several sequences each warp's rows, with some room (TILE_SUMS
+    # of product.cuh).
     sums = 2 * 8 * ROWS if num_sequences == 1 else num_warps * num_sequences * (ROWS + 4) + 8
     partial = 4 * MOST_TILES * sums
     group, head_dim = config.num_heads // config.num_kv_heads, config.head_dim
