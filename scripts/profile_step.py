@@ -1,8 +1,8 @@
 """What the warps of the step kernel wait for, instruction by instruction, by Nsight Compute's samples (needs `ncu`).
 
 Prints, and with --out appends as one JSON line, the share of each reason in all samples, and the stretches of machine
-code between two meetings or stores that have most samples: how often their instructions were executed, and why warps
-stood there.
+code between two meetings, votes or stores that have most samples: how often their instructions were executed, which
+operations, and why warps stood there.
 
     python scripts/profile_step.py shape:qwen2.5-0.5b --method awq-int4 --out FILE
 """
@@ -26,7 +26,7 @@ from bitbench.decode.step_kernel import on_cuda
 from bitbench.decode.step_source import source_hash
 from bitbench.results.machine import collect
 
-_ENDS = re.compile(r"\b(BAR\.SYNC|WARPSYNC|STG)")
+_ENDS = re.compile(r"\b(BAR\.SYNC|WARPSYNC|STG|VOTE)")
 _LEAST_SHARE = 0.3
 _STEPS = 64
 
@@ -49,9 +49,19 @@ def shares(found: Counter[str], all_samples: int, least: float = 0.0) -> dict[st
     return {name: round(share, 2) for name, share in of_all.items() if share >= least}
 
 
+def operations(piece: list[dict[str, str]]) -> dict[str, int]:
+    """Instructions that warps executed, by their names without what follows a point; the ten most frequent."""
+    found: Counter[str] = Counter()
+    for row in piece:
+        words = [word for word in row["Source"].split() if not word.startswith("@")]
+        found[words[0].partition(".")[0]] += _number(row["Instructions Executed"])
+    return dict(found.most_common(10))
+
+
 def stretches(page: list[dict[str, str]]) -> list[dict[str, Any]]:
-    """Machine code cut behind each meeting and store: its first instruction's number, how often an instruction of it
-    was executed, in the mean over them, samples by reasons, and its last instruction.
+    """Machine code cut behind each meeting of warps or lanes and each store: its first instruction's number, how often
+    an instruction of it was executed, in the mean over them, samples by reasons, how often which operations were
+    executed, and its last instruction.
     """
     found, first = [], 0
     for i, row in enumerate(page):
@@ -61,7 +71,7 @@ def stretches(page: list[dict[str, str]]) -> list[dict[str, Any]]:
         executed = statistics.mean(_number(one["Instructions Executed"]) for one in piece)
         why = sum((reasons(one) for one in piece), Counter())
         found.append({"first": first, "instructions": len(piece), "executed": round(executed), "why": why})
-        found[-1]["last"] = row["Source"].strip()
+        found[-1] |= {"operations": operations(piece), "last": row["Source"].strip()}
         first = i + 1
     return found
 

@@ -1,4 +1,4 @@
-"""Samples are counted once, by reasons, and machine code is cut where warps meet or send."""
+"""Samples are counted once, by reasons, and machine code is cut where warps or lanes meet, or send."""
 
 import profile_step
 import pytest
@@ -8,7 +8,7 @@ PAGE = f""""Kernel Name","decode_steps",
 {HEADER}
 "0x00","LDG.E R0, desc[UR4][R2.64]","1,000","10","","9"
 "0x10","BAR.SYNC.DEFER_BLOCKING 0x1, 0xe0","1,000","5","85","5"
-"0x20","IADD3 R0, R0, R1, RZ","500","100","","100"
+"0x20","@!P1 IADD3 R0, R0, R1, RZ","500","100","","100"
 """
 
 
@@ -20,6 +20,7 @@ def test_samples_by_reasons_and_stretches():
     assert (first["first"], first["instructions"], first["executed"], first["share"]) == (0, 2, 1000, 50.0)
     assert first["last"].startswith("BAR.SYNC") and first["why"] == {"long_sb": 42.5, "wait": 7.5}
     assert (second["first"], second["executed"], second["why"]) == (2, 500, {"wait": 50.0})
+    assert first["operations"] == {"LDG": 1000, "BAR": 1000} and second["operations"] == {"IADD3": 500}
 
 
 def test_little_is_left_out():

@@ -225,12 +225,15 @@ inline void set_shared(u32* to, u32 v) { *to = v; }
 inline u32 get_shared(u32* from) { return *from; }
 
 struct Mbarrier {
-  u8 count, pending;
-  u16 phase;
+  u8 count, pending, phase, made;
   int bytes;  // still to come
 };
-static Mbarrier& barrier(u64* b) { return *(Mbarrier*)b; }
-inline void mbarrier_init(u64* b, u32 count) { barrier(b) = {(u8)count, (u8)count, 0, 0}; }
+static Mbarrier& barrier(u64* b) {
+  Mbarrier& m = *(Mbarrier*)b;
+  if (m.made != 0xb5) abort();  // the hardware stops, too
+  return m;
+}
+inline void mbarrier_init(u64* b, u32 count) { *(Mbarrier*)b = {(u8)count, (u8)count, 0, 0xb5, 0}; }
 inline void mbarrier_init_done() {}
 inline void mbarrier_arrive(u64* b) {
   Mbarrier& m = barrier(b);
