@@ -107,7 +107,7 @@ def _load(source: Checkpoint, group_size: int, device: str, trust_remote_code: b
     config = AWQConfig(
         bits=BITS, group_size=group_size, sym=False, format=FORMAT.GEMM, offload_to_disk=False, device=device
     )
-    # gptqmodel packs 16-bit weights only, and float16 arithmetic is several times slower on a CPU than bfloat16.
+    # gptqmodel packs 16-bit weights only, and on a CPU with AVX-512 float16 is several times slower than bfloat16.
     dtype = torch.bfloat16 if device == "cpu" else torch.float16
     return GPTQModel.load(source.path, config, dtype=dtype, trust_remote_code=trust_remote_code)
 
@@ -128,10 +128,11 @@ def _run(
     from transformers import AutoTokenizer
 
     from bitbench.methods.awq_clip import fast_clip_search
+    from bitbench.methods.awq_linear import fast_linear
 
     tokenizer = AutoTokenizer.from_pretrained(source.path, local_files_only=True, trust_remote_code=trust_remote_code)
     documents = calibration.token_ids(tokenizer, calibration.amount(device))
-    with fast_clip_search():
+    with fast_clip_search(), fast_linear(device):
         # The torch kernel packs everywhere; which kernel multiplies is chosen again when the checkpoint is loaded.
         model.quantize(documents, tokenizer=tokenizer, backend=BACKEND.AWQ_TORCH, batch_size=1, calibration_sort=None)
 
