@@ -31,10 +31,10 @@ def fast_linear(device: str) -> Iterator[None]:
 def _in_float32(linear: Callable[..., Any]) -> Callable[..., Any]:
     import torch
 
-    def converted(x: Any, weight: Any, bias: Any = None) -> Any:
-        if x.dtype != torch.bfloat16 or x.device.type != "cpu":
-            return linear(x, weight, bias)
-        return linear(x.float(), weight.float(), None if bias is None else bias.float()).to(x.dtype)
+    def converted(input: Any, weight: Any, bias: Any = None) -> Any:
+        if input.dtype != torch.bfloat16 or input.device.type != "cpu":
+            return linear(input, weight, bias)
+        return linear(input.float(), weight.float(), None if bias is None else bias.float()).to(input.dtype)
 
     return converted
 

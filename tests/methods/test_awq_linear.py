@@ -33,7 +33,7 @@ def test_a_product_is_the_rounded_one_of_float32(operands):
 def test_without_a_bias_and_in_other_types_too(operands):
     x, layer = operands
     with fast_linear("cpu"):
-        without = functional.linear(x, layer.weight)
+        without = functional.linear(input=x, weight=layer.weight)
         half = functional.linear(x.half(), layer.weight.half())
     assert torch.equal(without, functional.linear(x.float(), layer.weight.float()).to(x.dtype))
     assert torch.equal(half, functional.linear(x.half(), layer.weight.half()))
