@@ -19,12 +19,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from decode_steps import DEVICE, STORED, loaded, where
+from decode_steps import DEVICE, STORED, loaded, source_hash, where
 from lines import tell
 
 from bitbench.decode import cuda_source
 from bitbench.decode.step_kernel import StepKernel, on_cuda
-from bitbench.decode.step_source import FILE, source_hash
+from bitbench.decode.step_source import FILE
 from bitbench.measure.power import PowerWatch
 from bitbench.results.machine import collect
 

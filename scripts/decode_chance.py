@@ -17,13 +17,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from decode_steps import DEVICE, STORED, loaded
+from decode_steps import DEVICE, STORED, loaded, source_hash
 from lines import append
 
 from bitbench.decode import cuda_source
 from bitbench.decode.placing import LINE, tried
 from bitbench.decode.step_kernel import POLLED, StepKernel, on_cuda
-from bitbench.decode.step_source import source_hash
 from bitbench.results.machine import collect
 
 _PROMPT_LEN, _NUM_STEPS, _ROOM = 40, 127, 192

@@ -12,11 +12,10 @@ import statistics
 from pathlib import Path
 
 import torch
-from decode_steps import DEVICE, STORED, loaded, variants
+from decode_steps import DEVICE, STORED, loaded, source_hash, variants
 from lines import append
 
 from bitbench.decode.step_kernel import on_cuda
-from bitbench.decode.step_source import source_hash
 from bitbench.results.machine import collect
 
 _ROOM = 256

@@ -12,15 +12,19 @@ import itertools
 import statistics
 import time
 from collections.abc import Iterable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import another_gpu
 import torch
 from lines import append
 
 from bitbench.decode import decoder as decoders
+from bitbench.decode import paths
+from bitbench.decode.hardware import Hardware, hardware_of
 from bitbench.decode.step_kernel import StepKernel, on_cuda
-from bitbench.decode.step_source import NUM_WARPS, source_hash
+from bitbench.decode.step_source import NUM_WARPS
 from bitbench.decode.steps import Steps
 from bitbench.facts.messages import PrepareTask
 from bitbench.facts.models import parse_model
@@ -135,6 +139,11 @@ def options(about: str | None, methods: Iterable[str], positions: int) -> argpar
     return parser
 
 
+def source_hash(gpu: Hardware | None = None) -> str:
+    """Of the step kernel that this GPU, or another, is given."""
+    return paths.source_hash("step kernel", gpu or hardware_of(DEVICE)) or ""
+
+
 def keep(line: dict[str, Any], arguments: argparse.Namespace, environment: Environment, kernel_source: str) -> None:
     """Say of a line how it was measured, and append it where that was asked for."""
     how = {"prompt_len": arguments.prompt_len, "output_len": arguments.output_len, "kernel_source": kernel_source}
@@ -147,17 +156,21 @@ def main() -> None:
     parser.add_argument("--warps", type=int, action="append")
     parser.add_argument("--define", action="append", default=[], help="a variant of the kernel: NAME=VALUE,...")
     parser.add_argument("--stamps", action="store_true")
+    another_gpu.add_to(parser)
     arguments = parser.parse_args()
     environment = collect(DEVICE)
     room = -(-max(40 + arguments.positions, arguments.prompt_len + arguments.output_len) // 256) * 256
     for method in arguments.method or ["fp16", "awq-int4"]:
         decoder = loaded(arguments.model, method, STORED[method])
-        for batch, warps, extra in itertools.product(
-            arguments.batch or [1], arguments.warps or [NUM_WARPS], variants(arguments.define)
+        for gpu, batch, warps, extra in itertools.product(
+            arguments.gpu or [None],
+            arguments.batch or [1],
+            arguments.warps or [NUM_WARPS],
+            variants(arguments.define),
         ):
-            kernel = on_cuda(decoder.forward, DEVICE, room, warps, extra, batch_size=batch)
+            kernel = on_cuda(decoder.forward, DEVICE, room, warps, extra, batch_size=batch, gpu=gpu)
             line: dict[str, Any] = {"model": arguments.model, "method": method, "batch": batch}
-            line |= {"warps": warps, "define": extra}
+            line |= {"warps": warps, "define": extra} | ({"made_for": asdict(gpu)} if gpu else {})
             line |= timed(
                 kernel, decoder.config.vocab_size, arguments.prompt_len, arguments.output_len, arguments.repeats
             )
@@ -165,13 +178,14 @@ def main() -> None:
                 line |= errors(kernel, decoder, arguments.positions)
             print({k: v for k, v in line.items() if k != "model"}, flush=True)
             if arguments.stamps:
-                profiled = on_cuda(decoder.forward, DEVICE, room, warps, {**extra, "PROFILE": "1"}, batch_size=batch)
+                more = {**extra, "PROFILE": "1"}
+                profiled = on_cuda(decoder.forward, DEVICE, room, warps, more, batch_size=batch, gpu=gpu)
                 timed(profiled, decoder.config.vocab_size, arguments.prompt_len, arguments.output_len, 2)
                 line["cycles"] = where(profiled)
                 for kind, row in line["cycles"].items():
                     print(f"  {kind:24}", row, flush=True)
                 del profiled
-            keep(line, arguments, environment, source_hash())
+            keep(line, arguments, environment, source_hash(gpu))
             del kernel
             torch.cuda.empty_cache()
 

@@ -19,11 +19,10 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
-from decode_steps import DEVICE, STORED, loaded
+from decode_steps import DEVICE, STORED, loaded, source_hash
 from lines import append
 
 from bitbench.decode.step_kernel import on_cuda
-from bitbench.decode.step_source import source_hash
 from bitbench.results.machine import collect
 
 _ENDS = re.compile(r"\b(BAR\.SYNC|WARPSYNC|STG|VOTE)")

@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
 # Measures again on a GPU what results/ has of one: the commands of results/README.md. CARD begins the files' names.
-# Of our own decoder, where the step kernel runs: checks, small, steps, large, prompts; tune is for scripts/ship_tuning.py. Of
-# engines beside one another, where bitsandbytes and gptqmodel are: causes, tokens, engines, engines_large, contexts. Each
+# Of our own decoder, where the step kernel runs: checks, small, steps, large, prompts, earlier (as earlier GPUs get it; needs
+# nvcc); tune is for scripts/ship_tuning.py. Of engines beside one another, where bitsandbytes and gptqmodel are: causes, tokens, engines, engines_large, contexts. Each
 # part takes 1 to 9 minutes on an H200, engines 15.
 #
 #     scripts/record_gpu.sh FOLDER PART...
 set -uEo pipefail
 cd "$(dirname "$0")/.."
 PYTHON=${PYTHON:-python3} CARD=${CARD:-h200}
-PARTS="checks small steps large prompts tune causes tokens engines engines_large contexts"
+PARTS="checks small steps large prompts earlier tune causes tokens engines engines_large contexts"
 SMALL=shape:qwen2.5-0.5b LARGE=shape:qwen2.5-7b
 
 if [ $# -lt 2 ]; then
@@ -20,6 +20,7 @@ out=$(cd "$out" && pwd)
 run() { "$PYTHON" -m bitbench run --budget none --prompts 3 --processes 3 "$@"; }
 steps() { "$PYTHON" scripts/decode_steps.py "$@"; }
 step=("$PYTHON" scripts/sanitize_step.py)
+EARLIER="--gpu 8.0:108:163" # an A100
 watched() { # TOOL [OPTIONS] PROGRAM
     echo "=== $1"
     compute-sanitizer --error-exitcode 1 --tool "$@" 2>&1
@@ -37,9 +38,12 @@ part_checks() { # nothing is timed here, so all of it runs at once
     beside synccheck watched synccheck "${step[@]}"
     beside initcheck watched initcheck --check-api-memory-access no "${step[@]}"
     beside racecheck watched racecheck --kernel-name kns=decode_steps "${step[@]}" --method awq-int4 --context 40
+    beside earlier watched memcheck "${step[@]}" $EARLIER
+    beside earlier_races watched racecheck --kernel-name kns=decode_steps "${step[@]}" --method int8-wo --context 40 $EARLIER
     for job in "${jobs[@]}"; do wait "$job" || failed=1; done
     tail -20 "$folder/pytest"
     cat "$folder"/{memcheck,synccheck,initcheck,racecheck} >"$out/$CARD-sanitizers.txt"
+    { echo "as made for a GPU of compute capability 8.0:" && cat "$folder"/{earlier,earlier_races}; } >>"$out/$CARD-sanitizers.txt"
     grep -E '^===|SUMMARY' "$out/$CARD-sanitizers.txt"
     rm -r "$folder"
 }
@@ -69,6 +73,15 @@ part_large() {
 
 part_prompts() {
     run $SMALL --quick -e fused -e transformers -w p512-n16 -m fp16 -m awq-int4 --out "$out/$CARD-ttft.jsonl"
+}
+
+part_earlier() { # an A100's, an RTX 4090's, an RTX 3090's and an L4's multiprocessors and shared memory, on this GPU
+    local file=$out/$CARD-earlier-gpus.jsonl methods="--method fp16 --method int8-wo --method awq-int4 --method awq-int4-head8"
+    steps $SMALL --repeats 5 $methods --positions 64 $EARLIER --gpu 8.9:128:99 --gpu 8.6:82:99 --gpu 8.9:58:99 --out "$file"
+    steps $SMALL --repeats 5 --method fp16 --method awq-int4 --positions 64 --batch 4 $EARLIER --gpu 8.9:128:99 --out "$file"
+    "$PYTHON" scripts/triton_steps.py $SMALL --repeats 5 $methods --positions 0 --out "$out/$CARD-triton-steps.jsonl"
+    "$PYTHON" scripts/triton_steps.py $SMALL --repeats 5 --method fp16 --method awq-int4 --positions 0 --batch 4 \
+        --out "$out/$CARD-triton-steps.jsonl"
 }
 
 part_tune() { # of the Triton kernels, which decode where the step kernel does not

@@ -13,6 +13,7 @@ import itertools
 from dataclasses import replace
 from typing import Any
 
+import another_gpu
 import torch
 
 from bitbench.decode import rope
@@ -94,10 +95,13 @@ def main() -> None:
     parser.add_argument("--batch", type=int, action="append")
     parser.add_argument("--steps", type=int, default=3)
     parser.add_argument("--device", default="cuda:0")
+    another_gpu.add_to(parser)
     arguments = parser.parse_args()
     device = arguments.device
-    for method, batch in itertools.product(arguments.method or METHODS, arguments.batch or (1, 8)):
-        kernel = on_cuda(forward(method, device), device, CONFIG.context_len, batch_size=batch, places=0)
+    for gpu, method, batch in itertools.product(
+        arguments.gpu or [None], arguments.method or METHODS, arguments.batch or (1, 8)
+    ):
+        kernel = on_cuda(forward(method, device), device, CONFIG.context_len, batch_size=batch, places=0, gpu=gpu)
         buffers = kernel._buffers
         for context in arguments.context or (40, 2000):
             buffers["keys"].normal_()

@@ -4,15 +4,15 @@ from dataclasses import dataclass
 
 from bitbench.decode.config import DecoderConfig
 from bitbench.decode.deal import down_parts
+from bitbench.decode.hardware import Hardware
 from bitbench.decode.step_source import NUM_WARPS
 from bitbench.decode.stream import GRANULE, Blocks, bytes_a_block
 from bitbench.decode.tiles import MOST_TILES, ROWS
 from bitbench.decode.weights import Weights
 from bitbench.facts.errors import Unsupported
 
-_CAPABILITY = (9, 0)
-# Shared memory of a block on these GPUs; what of its beginning the ring repeats at its end (sizes.cuh).
-_SHARED_BYTES = 227 * 1024
+_CAPABILITY = (8, 0)
+# What of its beginning the ring repeats at its end (sizes.cuh).
 _TAIL = 4096
 MAX_BATCH = 8
 """A product on tensor cores has so many columns."""
@@ -32,13 +32,12 @@ _LEAST_OF_BATCH = 2
 """Granules under way with several sequences: products take longer then."""
 
 
-def check(config: DecoderConfig, capability: tuple[int, int], batch_size: int = 1) -> None:
+def check(config: DecoderConfig, gpu: Hardware, batch_size: int = 1) -> None:
     """Raises Unsupported, naming what the kernel can do."""
     if batch_size > MAX_BATCH:
         raise Unsupported(f"the step kernel decodes up to {MAX_BATCH} sequences at once, not {batch_size}")
-    if capability < _CAPABILITY:
-        has = ".".join(map(str, capability))
-        raise Unsupported(f"the step kernel needs compute capability 9.0 and this GPU has {has}")
+    if gpu.capability < _CAPABILITY:
+        raise Unsupported(f"the step kernel needs compute capability 8.0 and this GPU has {gpu.has}")
     if config.head_dim not in (64, 128):
         raise Unsupported(f"the step kernel supports head sizes 64 and 128, not {config.head_dim}")
     if config.num_heads % config.num_kv_heads or config.num_heads // config.num_kv_heads > 8:
@@ -92,8 +91,9 @@ class Geometry:
         }
 
 
-def geometry(config: DecoderConfig, num_blocks: int, num_warps: int = NUM_WARPS, *, num_sequences: int = 1) -> Geometry:
-    """At most so many blocks: each that multiplies needs a tile of gate and up, and a thread of each hears of all.
+def geometry(config: DecoderConfig, gpu: Hardware, num_warps: int = NUM_WARPS, *, num_sequences: int = 1) -> Geometry:
+    """A block a multiprocessor at most: each that multiplies needs a tile of gate and up, and a thread of each hears of
+    all.
 
     With few key heads each block that has a part of o attends for it itself; each part is one more vector that every
     block must read, so with more of them, or of sequences, some blocks attend for all.
@@ -111,10 +111,10 @@ def geometry(config: DecoderConfig, num_blocks: int, num_warps: int = NUM_WARPS,
     few = heads <= _MOST_O_PARTS and (config.q_size // heads) % 32 == 0
     cut = few and num_sequences == 1
     attending = heads if not few and heads <= _MOST_ATTENDING else 0
-    count = min(num_blocks, config.intermediate_size // 8 + attending, 32 * num_warps)
+    count = min(gpu.multiprocessors, config.intermediate_size // 8 + attending, 32 * num_warps)
     o_parts = heads if cut else 1
     inputs = _inputs(config, count - attending, o_parts)
-    free = _SHARED_BYTES - _TAIL - _beside_ring(config, count - attending, o_parts, num_warps, num_sequences)
+    free = gpu.shared_bytes - _TAIL - _beside_ring(config, count - attending, o_parts, num_warps, num_sequences)
     # What the warps have at least of a 16-bit matrix at a time, a unit each (Tile::segment of tile.cuh), must fit
     # twice, or with two granules.
     least = 2 * ROWS * min(inputs, num_warps * 128)

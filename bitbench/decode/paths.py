@@ -5,6 +5,7 @@ from typing import Any, Literal
 from bitbench.decode import geometry, step_kernel, step_source, triton_steps
 from bitbench.decode.config import DecoderConfig
 from bitbench.decode.forward import Forward
+from bitbench.decode.hardware import Hardware, hardware_of
 from bitbench.decode.matrix import Fp8Rows
 from bitbench.decode.steps import PlainSteps, Steps
 from bitbench.facts.errors import Unsupported
@@ -14,29 +15,24 @@ Path = Literal["plain", "step kernel", "Triton"]
 _ROOM_STEP = 256
 
 
-def choose(
-    config: DecoderConfig, dtype: Any, gpu: tuple[tuple[int, int], int] | None, batch_size: int, fp8: bool
-) -> Path:
-    """The step kernel where it runs; else a GPU has Triton. `gpu` is its compute capability and how many
-    multiprocessors it has, None without one; `fp8` says whether weights are stored as 8-bit floats.
+def choose(config: DecoderConfig, dtype: Any, gpu: Hardware | None, batch_size: int, fp8: bool) -> Path:
+    """The step kernel where it runs; else a GPU has Triton. `gpu` is None without one; `fp8` says whether weights are
+    stored as 8-bit floats.
 
     Raises Unsupported where neither runs.
     """
     if gpu is None:
         return "plain"
-    capability, multiprocessors = gpu
-    if not fp8 and _step_kernel_runs(config, capability, multiprocessors, batch_size):
+    if not fp8 and _step_kernel_runs(config, gpu, batch_size):
         return "step kernel"
-    triton_steps.check(config, dtype, capability, batch_size)
+    triton_steps.check(config, dtype, gpu.capability, batch_size)
     return "Triton"
 
 
-def _step_kernel_runs(
-    config: DecoderConfig, capability: tuple[int, int], multiprocessors: int, batch_size: int
-) -> bool:
+def _step_kernel_runs(config: DecoderConfig, gpu: Hardware, batch_size: int) -> bool:
     try:
-        geometry.check(config, capability, batch_size)
-        geometry.geometry(config, multiprocessors, num_sequences=batch_size)
+        geometry.check(config, gpu, batch_size)
+        geometry.geometry(config, gpu, num_sequences=batch_size)
     except Unsupported:
         return False
     return True
@@ -44,14 +40,8 @@ def _step_kernel_runs(
 
 def choose_on(forward: Forward, device: str, batch_size: int) -> Path:
     """On a device of this machine."""
-    import torch
-
-    gpu = None
-    if device.startswith("cuda"):
-        found = torch.cuda.get_device_properties(device)
-        gpu = (found.major, found.minor), found.multi_processor_count
     w = forward.weights
-    return choose(forward.config, w.final_norm.dtype, gpu, batch_size, w.head.kind is Fp8Rows)
+    return choose(forward.config, w.final_norm.dtype, hardware_of(device), batch_size, w.head.kind is Fp8Rows)
 
 
 def new_steps(forward: Forward, device: str, room: int, batch_size: int = 1) -> Steps:
@@ -65,11 +55,11 @@ def new_steps(forward: Forward, device: str, room: int, batch_size: int = 1) -> 
     return triton_steps.on_cuda(forward, device, room, batch_size)
 
 
-def source_hash(path: Path) -> str | None:
-    """Identifies the kernels' source in a record; None for the plain forward."""
-    if path == "plain":
+def source_hash(path: Path, gpu: Hardware | None) -> str | None:
+    """Identifies the kernels' source in a record; None for the plain forward, which needs no GPU."""
+    if path == "plain" or not gpu:
         return None
-    return step_source.source_hash() if path == "step kernel" else triton_steps.source_hash()
+    return step_source.source_hash(gpu.capability) if path == "step kernel" else triton_steps.source_hash()
 
 
 def rounded(room: int, context_len: int) -> int:

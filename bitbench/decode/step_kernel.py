@@ -9,6 +9,7 @@ from bitbench.decode.cuda_source import Arguments, compiled
 from bitbench.decode.deal import Share, most_tiles
 from bitbench.decode.forward import Forward
 from bitbench.decode.geometry import Geometry, check, geometry, in_flight
+from bitbench.decode.hardware import Hardware, hardware_of
 from bitbench.decode.placing import tried
 from bitbench.decode.prompts import Prompts
 from bitbench.decode.step_source import FILE, NUM_WARPS, macros
@@ -19,6 +20,7 @@ from bitbench.decode.weights import Weights
 CHUNK = 32
 """Positions that a warp attends to at a time: values of so many lie together."""
 _MOST_STEPS = 4096
+_TOGETHER = 5
 POLLED = ("qkv", "attended", "from_o", "inner", "from_down")
 """What blocks exchange in a layer."""
 _PLACES_TRIED, _ROUNDS_TRIED, _STEPS_TRIED = 8, 6, 16
@@ -56,8 +58,10 @@ class StepKernel(FirstOfAll):
         self.forward.weights, found = weights, weights.streams  # the weights are in memory once from here on
         self._macros = {name.upper(): str(value) for name, value in asdict(found.cuts).items()}
         for name in Share.__dataclass_fields__:
-            self._macros[f"MOST_{name.upper()}"] = str(most_tiles(found.shares, name))
-            self._macros[f"BATCH_{name.upper()}"] = str(found.batches[name])
+            most, batch = most_tiles(found.shares, name), found.batches[name]
+            # Up to five the kernel takes for a batch, and sums up a warp's part of the vector once for each (tile.cuh).
+            self._macros[f"MOST_{name.upper()}"] = str(max(most, _TOGETHER + 1) if most > batch else most)
+            self._macros[f"BATCH_{name.upper()}"] = str(batch)
         wanted = in_flight(self.forward.weights, shape.multiplying.count, shape.num_sequences)
         waiting, multiplying = (min(granules, shape.num_granules - 1) for granules in wanted)
         self._macros |= {"IN_FLIGHT": str(waiting), "IN_FLIGHT_BUSY": str(multiplying)}
@@ -155,22 +159,23 @@ def on_cuda(
     *,
     batch_size: int = 1,
     places: int = _PLACES_TRIED,
+    gpu: Hardware | None = None,
 ) -> StepKernel:
     """For the GPU `device`, so many sequences and at least `room` positions, compiled for this model; `extra` are more
     macros. Of so many `places` of what blocks exchange the best is found by taking steps; with 0 nothing is tried.
+    `gpu` has it made as for another, an earlier and smaller one, which newer ones can run.
 
     Raises Unsupported.
     """
-    import torch
-
     room = -(-room // CHUNK) * CHUNK
-
-    properties = torch.cuda.get_device_properties(device)
-    check(forward.config, (properties.major, properties.minor), batch_size)
-    shape = geometry(forward.config, properties.multi_processor_count, num_warps, num_sequences=batch_size)
+    gpu = gpu or hardware_of(device)
+    assert gpu, device
+    check(forward.config, gpu, batch_size)
+    shape = geometry(forward.config, gpu, num_warps, num_sequences=batch_size)
     kernel = StepKernel(forward, device, room, shape, _never)
     options = {**kernel.macros(), **(extra or {})}
-    run = compiled(FILE, "decode_steps", options, device, shape.shared_bytes(forward.config))
+    shared_bytes = shape.shared_bytes(forward.config)
+    run = compiled(FILE, "decode_steps", options, device, shared_bytes=shared_bytes, capability=gpu.capability)
     kernel.launch = lambda arguments: run(shape.num_blocks, 32 * (num_warps + 1), arguments)
     if places:
         kernel.settle(places, rounds=_ROUNDS_TRIED)

@@ -15,9 +15,9 @@ a row of 896 or 3,584 inputs each warp has as many as the others.
 """
 
 
-def source_hash() -> str:
-    """Identifies the kernel's source in a record."""
-    return hashlib.sha256(source(FILE).encode()).hexdigest()[:12]
+def source_hash(capability: tuple[int, int]) -> str:
+    """Identifies the kernel's source in a record: what GPUs of this compute capability are given."""
+    return hashlib.sha256(source(FILE, capability).encode()).hexdigest()[:12]
 
 
 def macros(config: DecoderConfig, weights: Weights) -> dict[str, str]:

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import bitbench.decode.decoder as decoders
 from bitbench.decode import paths, tuning
+from bitbench.decode.hardware import hardware_of
 from bitbench.decode.steps import Steps
 from bitbench.decode.triton_steps import check_tools
 from bitbench.engines import hf_loading
@@ -174,9 +175,11 @@ class FusedModel:
         """What takes the steps of so many sequences, and how the layers' matrices are stored."""
         matrix = self._decoder.forward.weights.layers[0].qkv
         count = 4 * self._decoder.config.num_layers
-        path = paths.choose_on(self._decoder.forward, self._decoder.device, batch_size)
+        device = self._decoder.device
+        path = paths.choose_on(self._decoder.forward, device, batch_size)
+        source = paths.source_hash(path, hardware_of(device))
         classes = {matrix.kind.__name__: count}
-        return KernelReport(name=self._name(path, batch_size), module_classes=classes, source=paths.source_hash(path))
+        return KernelReport(name=self._name(path, batch_size), module_classes=classes, source=source)
 
     def _name(self, path: paths.Path, batch_size: int) -> str:
         """With whether the block sizes of all of Triton's products were measured on such a GPU."""
@@ -223,7 +226,7 @@ class FusedEngine:
 
     name = "fused"
     summary = (
-        "our own decoder on NVIDIA GPUs: a whole step as one kernel from sm_90 for up to 8 sequences, else a graph of "
+        "our own decoder on NVIDIA GPUs: a whole step as one kernel from sm_80 for up to 8 sequences, else a graph of "
         "Triton kernels, from sm_75 and up to batch 16"
     )
     needs = ("torch", "transformers")

@@ -1,8 +1,8 @@
 """Compiles every Triton kernel of the decode steps for GPUs that are not here: run by test_triton_compiles.py.
 
 What is compiled is what is launched: launches of a step are recorded, and compiled with the types they were given.
-`python -m tests.decode.compile_kernels CAPABILITY FOLDER:METHOD:BATCH ...` prints a line for each kernel: its name, the
-format of what it multiplies, bytes of shared memory, of stack, and the case.
+`python -m tests.decode.compile_kernels CAPABILITY:FOLDER:METHOD:BATCH ...`, where 75 is capability 7.5, prints a line
+for each kernel: the capability, its name, the format of what it multiplies, bytes of shared memory, of stack, the case.
 """
 
 import re
@@ -85,20 +85,20 @@ def stack_bytes(cubin: bytes) -> int:
 
 def main() -> None:
     """See the module."""
-    capability, *cases = sys.argv[1:]
     seen = set()
-    for case in cases:
-        folder, method, batch = case.split(":")
+    for case in sys.argv[1:]:
+        told, folder, method, batch = case.split(":")
+        capability = int(told)
         decoder = load(Path(folder), method)
-        tuning = defaults((int(capability) // 10, int(capability) % 10))
+        tuning = defaults((capability // 10, capability % 10))
         steps = TritonSteps(decoder.forward, "cpu", 256, int(batch), tuning=tuning, multiprocessors=40)
         for key, (function, arguments, options) in recorded(steps).items():
-            if key in seen:
+            if (capability, key) in seen:
                 continue
-            seen.add(key)
-            kernel = compiled(function, arguments, options, int(capability))
-            kind = arguments.get("FORMAT", "-")
-            print(function.__name__, kind, kernel.metadata.shared, stack_bytes(kernel.asm["cubin"]), case, sep=",")
+            seen.add((capability, key))
+            kernel = compiled(function, arguments, options, capability)
+            kind, stack = arguments.get("FORMAT", "-"), stack_bytes(kernel.asm["cubin"])
+            print(capability, function.__name__, kind, kernel.metadata.shared, stack, case, sep=",")
 
 
 if __name__ == "__main__":

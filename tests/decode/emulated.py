@@ -4,8 +4,10 @@ import ctypes
 import shutil
 import subprocess
 from collections.abc import Callable, Mapping
+from functools import cache
 from itertools import count
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -25,20 +27,20 @@ OPTIONS = ("-std=c++17", "-O1", "-march=native", "-ffp-contract=off", "-w", "-sh
 def emulated(
     decoder: Decoder,
     room: int,
-    folder: Path,
     num_blocks: int = 5,
     num_warps: int = 4,
     o_parts: int = 1,
     seed: int = 1,
     num_sequences: int = 1,
     num_granules: int = 12,
+    capability: tuple[int, int] = (9, 0),
 ) -> StepKernel:
     """A StepKernel whose launches run on the CPU, in an order drawn from `seed` and the number of the launch."""
     attending = 0 if o_parts > 1 else decoder.config.num_kv_heads
     # A short ring goes round often.
     shape = Geometry(num_blocks, attending, o_parts, num_warps, num_granules, num_sequences)
     kernel = StepKernel(decoder.forward, "cpu", room, shape, lambda _: None)
-    run, seeds = compiled("step.cu", "run.cc", kernel.macros(), folder), count(seed)
+    run, seeds = compiled("step.cu", "run.cc", kernel.macros(), capability), count(seed)
 
     def launch(arguments: Mapping[str, Any]) -> None:
         assert run(arguments, num_blocks, next(seeds)) == 0, "blocks wait for one another"
@@ -48,22 +50,26 @@ def emulated(
 
 
 def compiled(
-    name: str, runner: str, macros: Mapping[str, str], folder: Path
+    name: str, runner: str, macros: Mapping[str, str], capability: tuple[int, int] = (9, 0)
 ) -> Callable[[Mapping[str, Any], int, int], int]:
     """A kernel's source with what runs it: called with the arguments by name, the number of blocks and a seed."""
-    folder.mkdir(exist_ok=True)
-    text, library = source(name, device=HERE / "device.cuh"), folder / f"{name}.so"
-    (folder / f"{name}.cc").write_text(text + (HERE / runner).read_text(encoding="utf-8"), encoding="utf-8")
-    options = [f"-D{key}={value}" for key, value in macros.items()]
-    command = [COMPILER, *OPTIONS, *options, f"{name}.cc", "-o", library.name]
-    subprocess.run(command, cwd=folder, check=True)
-    run = ctypes.CDLL(str(library)).run
+    text = source(name, capability, HERE / "device.cuh")
+    run = _library(text + (HERE / runner).read_text(encoding="utf-8"), tuple(macros.items())).run
 
     def call(arguments: Mapping[str, Any], blocks: int, seed: int) -> int:
         found: int = run(ctypes.byref(_struct({n: arguments[n] for n in fields(text)})), blocks, seed)
         return found
 
     return call
+
+
+@cache
+def _library(text: str, macros: tuple[tuple[str, str], ...]) -> ctypes.CDLL:
+    with TemporaryDirectory() as folder:  # which a loaded library does not need
+        (Path(folder) / "kernel.cc").write_text(text, encoding="utf-8")
+        command = [COMPILER, *OPTIONS, *(f"-D{key}={value}" for key, value in macros), "kernel.cc", "-o", "kernel.so"]
+        subprocess.run(command, cwd=folder, check=True)
+        return ctypes.CDLL(f"{folder}/kernel.so")
 
 
 def _struct(values: dict[str, Any]) -> ctypes.Structure:

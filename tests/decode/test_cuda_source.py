@@ -15,6 +15,14 @@ def test_files_are_put_in_their_places():
     assert fields(source("gather.cu"))[:3] == ("packed", "units", "ends")
 
 
+def test_earlier_gpus_copy_by_other_means():
+    earlier, later = source("step.cu", (8, 9)), source("step.cu", (9, 0))
+    for text in (earlier, later):
+        assert text.count("DEVICE void produce(") == text.count("DEVICE void mbarrier_wait(") == 1
+    assert "cp.async.cg" in earlier and "cp.async.bulk" not in earlier
+    assert "cp.async.bulk" in later and "cp.async.cg" not in later
+
+
 def test_a_kernel_is_compiled_once_and_launched_on_its_device(monkeypatch):
     current, made, launched = [], [], []
 
@@ -38,11 +46,12 @@ def test_a_kernel_is_compiled_once_and_launched_on_its_device(monkeypatch):
 
     monkeypatch.setattr(torch.cuda, "_compile_kernel", make, raising=False)
     monkeypatch.setattr(torch.cuda, "device", on)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (8, 9))
     cuda_source._compiled.cache_clear()
     macros = {"BITS": "8", "UNIT": "64", "BF16": "0"}
     values = {name: number for number, name in enumerate(fields(source("gather.cu")))}
     for device in ("cuda:0", "cuda:1", "cuda:0"):
-        compiled("gather.cu", "gather_matrix", macros, device, 1024)(3, 256, values)
+        compiled("gather.cu", "gather_matrix", macros, device, shared_bytes=1024)(3, 256, values)
     cuda_source._compiled.cache_clear()
     options = ["--std=c++17", "-DBITS=8", "-DUNIT=64", "-DBF16=0"]
     assert made == [(device, "gather_matrix", options) for device in ("cuda:0", "cuda:1")]

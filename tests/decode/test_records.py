@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from bitbench.decode.paths import source_hash
+from tests.decode.gpus import A100, H200
 
 RESULTS = Path(__file__).parents[2] / "results"
 
@@ -25,7 +26,7 @@ FILES = [path.name for path in sorted(RESULTS.glob("*.jsonl")) if hashes(path)]
 def test_the_readme_says_which_records_are_of_an_older_kernel(name):
     readme = (RESULTS / "README.md").read_text(encoding="utf-8")
     (row,) = re.findall(rf"^\| `{re.escape(name)}` \|.*$", readme, re.MULTILINE)
-    now = {source_hash(path) for path in ("step kernel", "Triton")}
+    now = {source_hash(path, gpu) for path in ("step kernel", "Triton") for gpu in (H200, A100)}
     current = bool(now & hashes(RESULTS / name))
     assert current != ("older kernel" in row), (
         f"the kernels' sources are {now}: "

@@ -4,6 +4,7 @@ import gc
 import shutil
 import subprocess
 import weakref
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -11,10 +12,12 @@ import torch
 
 from bitbench.decode import load
 from bitbench.decode.cuda_source import source
+from bitbench.decode.deal import most_tiles
 from bitbench.decode.geometry import check, geometry, in_flight
-from bitbench.decode.stream import streamed
+from bitbench.decode.stream import GRANULE, streamed
 from bitbench.facts.errors import Unsupported
 from tests.decode.emulated import COMPILER, emulated
+from tests.decode.gpus import A100, H200, RTX_4090
 from tests.decode.stepped import stepped
 from tests.decode.test_decoder import write_awq
 from tests.engines.tiny import prompt_ids, write_tiny
@@ -55,7 +58,7 @@ def test_logits_and_tokens_are_the_plain_decoders(tmp_path, name, method, o_part
     decoder = model(tmp_path, name, method)
     exact = decoder.in_float32()
     num_blocks = 9 if decoder.config.num_kv_heads == 4 else 7
-    kernel = emulated(decoder, 1024, tmp_path, num_blocks=num_blocks, o_parts=o_parts)
+    kernel = emulated(decoder, 1024, num_blocks=num_blocks, o_parts=o_parts)
     errors, allowed = [], []
     for prompt_len, num_steps in ((40, 1),) if name == "wide" else ((40, 2), (7, 1), (255, 1)):
         for _, error, plain in stepped(kernel, exact, decoder, prompt_ids(prompt_len, seed=prompt_len), num_steps):
@@ -74,7 +77,7 @@ def test_a_batch_is_decoded_as_each_of_its_sequences(tmp_path, name, method, o_p
     decoder = model(tmp_path, name, method)
     exact = decoder.in_float32()
     num_blocks = 9 if decoder.config.num_kv_heads == 4 else 7
-    kernel = emulated(decoder, 1024, tmp_path, num_blocks, o_parts=o_parts, num_sequences=batch_size)
+    kernel = emulated(decoder, 1024, num_blocks, o_parts=o_parts, num_sequences=batch_size)
     errors, allowed = [], []
     for prompt_len in (40,) if name == "wide" else (40, 150):  # one part of a context, and several
         ids = prompt_ids(prompt_len, batch_size, seed=prompt_len)
@@ -90,7 +93,7 @@ def test_a_batch_is_decoded_as_each_of_its_sequences(tmp_path, name, method, o_p
 def test_a_batchs_sums_are_read_before_the_next_are_written(tmp_path, seed):
     """Of several sequences there is room for one round of sums, and lm_head has more tiles a block than that."""
     decoder = model(tmp_path, "qwen2", "fp16")
-    kernel = emulated(decoder, 256, tmp_path, num_blocks=3, o_parts=2, num_sequences=5, seed=seed)
+    kernel = emulated(decoder, 256, num_blocks=3, o_parts=2, num_sequences=5, seed=seed)
     assert int(kernel.macros()["MOST_HEAD"]) > 8
     steps = list(stepped(kernel, decoder.in_float32(), decoder, prompt_ids(40, 5), 1))
     assert sum(error for _, error, _ in steps) <= 1.1**2 * sum(plain for _, _, plain in steps)
@@ -102,29 +105,50 @@ def test_a_batchs_sums_are_read_before_the_next_are_written(tmp_path, seed):
 def test_units_of_128_are_in_planes_however_many_there_are(tmp_path, method, o_parts):
     """More of them than warps, in one segment and in several."""
     decoder = model(tmp_path, "wide", method, group_size=128)
-    kernel = emulated(decoder, 256, tmp_path, num_blocks=7, o_parts=o_parts)
+    kernel = emulated(decoder, 256, num_blocks=7, o_parts=o_parts)
     steps = list(stepped(kernel, decoder.in_float32(), decoder, prompt_ids(40), 2))
     assert sum(error for _, error, _ in steps) <= 1.1**2 * sum(plain for _, _, plain in steps)
 
 
 @needs_compiler
 @torch.inference_mode()
-@pytest.mark.parametrize("method", ["fp16", "int8-wo", "awq-int4"])
-def test_in_a_short_ring_warps_have_fewer_units_at_a_time(tmp_path, method):
+@pytest.mark.parametrize(("method", "capability"), [("fp16", (8, 0)), ("int8-wo", (9, 0)), ("awq-int4", (9, 0))])
+def test_in_a_short_ring_warps_have_fewer_units_at_a_time(tmp_path, method, capability):
     decoder = model(tmp_path, "wide", method)
-    kernel = emulated(decoder, 256, tmp_path, num_blocks=7, o_parts=2, num_granules=6)
+    kernel = emulated(decoder, 256, num_blocks=7, o_parts=2, num_granules=6, capability=capability)
     ((_, error, plain),) = stepped(kernel, decoder.in_float32(), decoder, prompt_ids(40), 1)
     assert error <= 1.1 * plain
 
 
 @needs_compiler
 @torch.inference_mode()
-@pytest.mark.parametrize(("num_sequences", "o_parts"), [(1, 2), (3, 1)])
-def test_blocks_may_tell_how_many_weights_are_to_be_under_way(tmp_path, monkeypatch, num_sequences, o_parts):
-    """Then one thread copies, and its warp does nothing else."""
+@pytest.mark.parametrize("num_sequences", [1, 2])
+def test_a_few_tiles_may_be_more_than_a_batch(tmp_path, num_sequences):
+    """Then a warp's part of the vector is used more than once, and what zero points need of it is found once."""
+    decoder = model(tmp_path, "qwen2", "int8-wo")
+    kernel = emulated(decoder, 256, 12, o_parts=2, num_sequences=num_sequences, num_granules=3)
+    assert int(kernel.macros()["BATCH_GATE_UP"]) < most_tiles(decoder.forward.weights.streams.shares, "gate_up") <= 5
+    steps = list(stepped(kernel, decoder.in_float32(), decoder, prompt_ids(40, num_sequences), 1))
+    assert sum(error for _, error, _ in steps) <= 1.1**2 * sum(plain for _, _, plain in steps)
+
+
+@needs_compiler
+@torch.inference_mode()
+@pytest.mark.parametrize(("num_sequences", "o_parts", "capability"), [(1, 2, (9, 0)), (3, 1, (9, 0)), (3, 1, (8, 6))])
+def test_blocks_may_tell_how_many_weights_are_to_be_under_way(
+    tmp_path, monkeypatch, num_sequences, o_parts, capability
+):
+    """Then one thread copies, and its warp does nothing else; before 9.0 all of its lanes do."""
     monkeypatch.setattr("bitbench.decode.geometry._IN_FLIGHT", ((0, 1, 3),))
     decoder = model(tmp_path, "qwen2", "awq-int4")
-    kernel = emulated(decoder, 256, tmp_path, num_blocks=7, o_parts=o_parts, num_sequences=num_sequences)
+    kernel = emulated(
+        decoder,
+        256,
+        num_blocks=7,
+        o_parts=o_parts,
+        num_sequences=num_sequences,
+        capability=capability,
+    )
     assert kernel.macros()["IN_FLIGHT"] != kernel.macros()["IN_FLIGHT_BUSY"]
     steps = list(stepped(kernel, decoder.in_float32(), decoder, prompt_ids(40, num_sequences), 2))
     assert sum(error for _, error, _ in steps) <= 1.1**2 * sum(plain for _, _, plain in steps)
@@ -135,7 +159,7 @@ def test_blocks_may_tell_how_many_weights_are_to_be_under_way(tmp_path, monkeypa
 def test_large_layers_are_waited_for_in_smaller_batches(tmp_path, monkeypatch):
     decoder = model(tmp_path, "wide", "awq-int4")
     plain_weights = decoder.forward.weights
-    kernel = emulated(decoder, 256, tmp_path, num_blocks=3, num_granules=6)
+    kernel = emulated(decoder, 256, num_blocks=3, num_granules=6)
     with monkeypatch.context() as patch:
         patch.setattr("bitbench.decode.stream._LARGE", 1 << 40)
         usual = streamed(plain_weights, decoder.config, kernel.geometry.multiplying, 1).streams.batches
@@ -154,9 +178,7 @@ def test_large_layers_are_waited_for_in_smaller_batches(tmp_path, monkeypatch):
 ])  # fmt: skip
 def test_a_long_context_is_shared_by_blocks_and_joined(tmp_path, name, o_parts, num_blocks, prompt_lens):
     decoder = model(tmp_path, name, "fp16")
-    kernel = emulated(
-        decoder, 4096 if name == "one-key-head" else 1024, tmp_path, num_blocks=num_blocks, o_parts=o_parts
-    )
+    kernel = emulated(decoder, 4096 if name == "one-key-head" else 1024, num_blocks=num_blocks, o_parts=o_parts)
     for prompt_len in prompt_lens:
         ids = prompt_ids(prompt_len, seed=prompt_len)[0]
         kernel.start(ids)
@@ -168,11 +190,11 @@ def test_a_long_context_is_shared_by_blocks_and_joined(tmp_path, name, o_parts, 
 
 @needs_compiler
 @torch.inference_mode()
-def test_steps_are_bit_identical_however_they_are_launched_and_scheduled(tmp_path):
+def test_steps_are_bit_identical_however_they_are_launched_scheduled_and_copied(tmp_path):
     decoder = model(tmp_path, "qwen2", "awq-int4")
     found = []
-    for number, chunk in enumerate((1, 4)):
-        kernel = emulated(decoder, 256, tmp_path / f"_{number}", o_parts=2, seed=100 * number)
+    for number, (chunk, capability) in enumerate(((1, (9, 0)), (4, (9, 0)), (2, (8, 0)))):
+        kernel = emulated(decoder, 256, o_parts=2, seed=100 * number, capability=capability)
         kernel.start(prompt_ids(40)[0])
         for _ in range(4 // chunk):
             kernel.advance(chunk, keep_logits=True)
@@ -188,7 +210,7 @@ def test_steps_are_bit_identical_however_they_are_launched_and_scheduled(tmp_pat
 def test_a_context_need_not_be_whole_32_positions(tmp_path):
     folder = write_tiny(tmp_path / "m", "Qwen2", **SMALL | {"max_position_embeddings": 50})
     decoder = load(folder, "fp16")
-    kernel = emulated(decoder, 64, tmp_path)
+    kernel = emulated(decoder, 64)
     ids = prompt_ids(48)[0]
     kernel.start(ids)
     kernel.advance(1, keep_logits=True)
@@ -200,7 +222,7 @@ def test_a_context_need_not_be_whole_32_positions(tmp_path):
 @torch.inference_mode()
 def test_a_forced_token_is_read_instead_of_the_chosen_one(tmp_path):
     decoder = model(tmp_path, "qwen2", "fp16")
-    kernel = emulated(decoder, 256, tmp_path)
+    kernel = emulated(decoder, 256)
     ids = prompt_ids(30)[0]
     kernel.start(ids)
     kernel.force(17)
@@ -210,25 +232,23 @@ def test_a_forced_token_is_read_instead_of_the_chosen_one(tmp_path):
 
 def test_what_the_kernel_cannot_do_has_a_reason(tmp_path):
     config = model(tmp_path, "qwen2", "fp16").config
-    check(config, (9, 0))
-    from dataclasses import replace
-
+    check(config, H200)
     for change, capability, told in (
-        ({}, (8, 9), "needs compute capability 9.0 and this GPU has 8.9"),
+        ({}, (7, 5), "needs compute capability 8.0 and this GPU has 7.5"),
         ({"head_dim": 96}, (9, 0), "head sizes 64 and 128, not 96"),
         ({"num_heads": 20}, (9, 0), "up to 8 query heads a key head, not 20 to 2"),
-        ({"intermediate_size": 400}, (9, 0), r"multiples of 32, not \(256, 400\)"),
-        ({"group_size": 32}, (9, 0), "groups of a multiple of 64, not 32"),
+        ({"intermediate_size": 400}, (8, 0), r"multiples of 32, not \(256, 400\)"),
+        ({"group_size": 32}, (8, 9), "groups of a multiple of 64, not 32"),
     ):
         with pytest.raises(Unsupported, match=told):
-            check(replace(config, **change), capability)
+            check(replace(config, **change), replace(H200, capability=capability))
 
 
 @needs_compiler
 @torch.inference_mode()
 def test_wherever_the_blocks_exchange_their_numbers_steps_are_the_same(tmp_path):
     decoder = model(tmp_path, "qwen2", "awq-int4")
-    kernel, ids, places = emulated(decoder, 64, tmp_path, o_parts=2), prompt_ids(9, seed=3), []
+    kernel, ids, places = emulated(decoder, 64, o_parts=2), prompt_ids(9, seed=3), []
 
     def tokens():
         kernel.start_all(ids)
@@ -254,13 +274,19 @@ SIZES = {
 
 
 @pytest.mark.skipif(not shutil.which("nvcc"), reason="needs nvcc")
-@pytest.mark.parametrize(("bits", "head_bits"), [(16, 16), (8, 8), (4, 16), (4, 8)])
 @pytest.mark.parametrize(
-    ("name", "sequences", "granules", "in_flight", "spilled"),
-    [("0.5B", 1, 24, 2, 0), ("0.5B", 8, 18, 2, 128), ("7B", 1, 22, 8, 400), ("7B", 4, 18, 8, 1600)],
-)
+    ("name", "sequences", "granules", "in_flight", "capability", "spilled", "bits", "head_bits"),
+    [
+        *[("0.5B", 1, 24, 2, (9, 0), 0, *kinds) for kinds in ((16, 16), (8, 8), (4, 16), (4, 8))],
+        *[("0.5B", 8, 18, 2, (9, 0), 128, *kinds) for kinds in ((16, 16), (8, 8), (4, 16))],
+        *[("7B", 1, 22, 8, (9, 0), 400, *kinds) for kinds in ((16, 16), (8, 8), (4, 16))],
+        *[("7B", 4, 18, 8, (9, 0), 1600, *kinds) for kinds in ((16, 16), (4, 16))],
+        ("0.5B", 1, 17, 2, (8, 0), 0, 4, 16), ("0.5B", 1, 9, 2, (8, 9), 0, 8, 8),
+        ("0.5B", 8, 12, 2, (8, 0), 128, 16, 16),
+    ],
+)  # fmt: skip
 def test_the_kernel_compiles_and_spills_little(
-    tmp_path, name, sequences, granules, in_flight, spilled, bits, head_bits
+    tmp_path, name, sequences, granules, in_flight, capability, spilled, bits, head_bits
 ):
     unit, several = 128, sequences > 1
     sizes = SIZES[name] | {
@@ -269,18 +295,19 @@ def test_the_kernel_compiles_and_spills_little(
         "SEQUENCES": sequences, "ATTENDING": 0, "CHUNK": 32, "SPREAD": 1 if several else 4,
     } | ({"O_PARTS": 1, "O_UNIT": unit} if several else {})  # fmt: skip
     sizes |= {f"BATCH_{name}": 8 for name in ("QKV", "O", "GATE_UP", "DOWN", "HEAD")}
-    assert spilled_bytes(tmp_path, "step.cu", sizes) <= spilled
+    assert spilled_bytes(tmp_path, "step.cu", sizes, capability) <= spilled
 
 
 @pytest.mark.skipif(not shutil.which("nvcc"), reason="needs nvcc")
 @pytest.mark.parametrize(("bits", "bf16"), [(16, 0), (16, 1), (8, 0), (8, 1), (4, 0)])
-def test_the_gather_kernel_compiles_without_spilling(tmp_path, bits, bf16):
-    assert spilled_bytes(tmp_path, "gather.cu", {"BITS": bits, "UNIT": 128, "BF16": bf16}) == 0
+@pytest.mark.parametrize("capability", [(8, 0), (8, 9), (9, 0)])
+def test_the_gather_kernel_compiles_without_spilling(tmp_path, bits, bf16, capability):
+    assert spilled_bytes(tmp_path, "gather.cu", {"BITS": bits, "UNIT": 128, "BF16": bf16}, capability) == 0
 
 
-def spilled_bytes(folder, name, macros):
-    (folder / name).write_text(source(name), encoding="utf-8")
-    command = ["nvcc", "-std=c++17", "-arch=sm_90", "-cubin", "-Xptxas", "-v", name, "-o", "k"]
+def spilled_bytes(folder, name, macros, capability=(9, 0)):
+    (folder / name).write_text(source(name, capability), encoding="utf-8")
+    command = ["nvcc", "-std=c++17", "-arch=sm_{}{}".format(*capability), "-cubin", "-Xptxas", "-v", name, "-o", "k"]
     command += [f"-D{key}={value}" for key, value in macros.items()]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -289,10 +316,18 @@ def spilled_bytes(folder, name, macros):
 
 def test_shared_memory_and_blocks_suit_the_model(tmp_path):
     config = model(tmp_path, "qwen2", "fp16").config
-    shape = geometry(config, 132)
+    shape = geometry(config, H200)
     assert shape.num_blocks == 48  # a tile of gate and up for each
     assert shape.o_parts == 2 and shape.num_attending == 0
     assert 4 <= shape.num_granules <= 32
+
+
+def test_a_ring_is_as_long_as_the_gpus_shared_memory_allows(tmp_path):
+    config = replace(model(tmp_path, "qwen2", "fp16").config, hidden_size=896, intermediate_size=4864)
+    for gpu in (H200, A100, RTX_4090):
+        shape = geometry(config, gpu)
+        assert shape.num_blocks == gpu.multiprocessors
+        assert shape.shared_bytes(config) <= gpu.shared_bytes < shape.shared_bytes(config) + GRANULE
 
 
 @pytest.mark.parametrize(
@@ -316,7 +351,7 @@ def test_weights_are_in_memory_once(tmp_path):
     layer = decoder.forward.weights.layers[1]
     before = [weakref.ref(m.weight_OI) for m in layer.matrices]
     del layer
-    kernel = emulated(decoder, 64, tmp_path, o_parts=2)
+    kernel = emulated(decoder, 64, o_parts=2)
     gc.collect()
     assert all(ref() is None for ref in before)
     stored = decoder.forward.weights.num_bytes

@@ -1,6 +1,7 @@
 """The step kernel against the plain decoder, on a GPU that has it."""
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -8,12 +9,13 @@ import torch
 from bitbench.decode import load
 from bitbench.decode.paths import choose_on
 from bitbench.decode.step_kernel import on_cuda
+from tests.decode.gpus import A100, RTX_3090, RTX_4090
 from tests.decode.stepped import stepped
 from tests.decode.test_decoder import write_awq
 from tests.engines.tiny import prompt_ids, write_tiny
 
 pytestmark = pytest.mark.skipif(
-    not torch.cuda.is_available() or torch.cuda.get_device_capability() < (9, 0), reason="needs compute capability 9.0"
+    not torch.cuda.is_available() or torch.cuda.get_device_capability() < (8, 0), reason="needs compute capability 8.0"
 )
 MODELS = {
     "qwen2": ("Qwen2", {"hidden_size": 896, "intermediate_size": 4864, "num_attention_heads": 14, "vocab_size": 5000}),
@@ -27,6 +29,7 @@ MODELS = {
                          "num_key_value_heads": 4}),
 }  # fmt: skip
 METHODS = ["fp16", "bf16", "int8-wo", "awq-int4", "awq-int4-head8"]
+needs_nvcc = pytest.mark.skipif(not shutil.which("nvcc"), reason="needs nvcc")
 
 
 @pytest.fixture(scope="module", params=list(MODELS))
@@ -129,9 +132,13 @@ def test_blocks_that_come_late_change_nothing(source, method, batch_size):
     decoder = load(source, method, "cuda:0")
     if batch_size > 1 and choose_on(decoder.forward, "cuda:0", batch_size) != "step kernel":
         pytest.skip("so many vectors do not fit")
+    assert_late_blocks_change_nothing(decoder, batch_size)
+
+
+def assert_late_blocks_change_nothing(decoder, batch_size=1, gpu=None):
     found = []
     for delay in ("0", "3000"):
-        kernel = on_cuda(decoder.forward, "cuda:0", 2560, extra={"DELAY": delay}, batch_size=batch_size)
+        kernel = on_cuda(decoder.forward, "cuda:0", 2560, extra={"DELAY": delay}, batch_size=batch_size, gpu=gpu)
         sequences = []
         for turn in range(4):
             poison(kernel)
@@ -142,3 +149,34 @@ def test_blocks_that_come_late_change_nothing(source, method, batch_size):
     for (tokens, logits), (late_tokens, late_logits) in zip(*found, strict=True):
         assert tokens == late_tokens
         assert torch.equal(logits, late_logits)
+
+
+def earlier(gpu):
+    """Its code runs here, with as many blocks and as much shared memory as it has."""
+    if torch.cuda.get_device_capability() <= gpu.capability:
+        pytest.skip("this GPU is no later one")
+    return gpu
+
+
+@needs_nvcc
+@torch.inference_mode()
+@pytest.mark.parametrize(("gpu", "batch_size"), [(A100, 1), (A100, 4), (RTX_3090, 1), (RTX_4090, 1), (RTX_4090, 2)])
+@pytest.mark.parametrize("method", ["fp16", "int8-wo", "awq-int4-head8"])
+def test_made_for_earlier_gpus_it_does_the_same(tmp_path, method, gpu, batch_size):
+    kind, config = MODELS["qwen2"]
+    folder = write_tiny(tmp_path / "m", kind, max_position_embeddings=8192, **config)
+    rounded = load(stored(folder, method, tmp_path), method, "cuda:0")
+    kernel = on_cuda(rounded.forward, "cuda:0", 4096, batch_size=batch_size, gpu=earlier(gpu))
+    exact, steps = rounded.in_float32(), []
+    for prompt_len in (40, 250, 3000):
+        ids = prompt_ids(prompt_len, batch_size, seed=prompt_len)
+        steps += stepped(kernel, exact, rounded, ids, 4)
+    assert_errors_allowed(steps, "all")
+
+
+@needs_nvcc
+@pytest.mark.parametrize(("method", "gpu"), [("fp16", A100), ("int8-wo", RTX_4090)])
+def test_made_for_earlier_gpus_late_blocks_change_nothing(tmp_path, method, gpu):
+    kind, config = MODELS["qwen2"]
+    folder = write_tiny(tmp_path / "m", kind, max_position_embeddings=8192, **config)
+    assert_late_blocks_change_nothing(load(folder, method, "cuda:0"), gpu=earlier(gpu))

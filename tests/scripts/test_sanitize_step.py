@@ -14,7 +14,7 @@ from tests.decode.emulated import COMPILER, emulated
 def test_steps_of_the_random_model_are_the_plain_decoders(tmp_path, method):
     forward = sanitize_step.forward(method, "cpu")
     decoder = Decoder(forward.config, forward, torch.float16, "cpu")
-    kernel = emulated(decoder, 256, tmp_path, num_blocks=7, o_parts=2)
+    kernel = emulated(decoder, 256, num_blocks=7, o_parts=2)
     kernel.start([5, 9, 700, 3])
     kernel.force(11)
     kernel.advance(1, keep_logits=True)

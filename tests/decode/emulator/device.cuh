@@ -43,6 +43,14 @@ struct Block {
   u8* shared;
 };
 
+struct Copy {
+  void* to;
+  const void* from;
+  u32 bytes;
+  u64* full;
+  int* left;  // of those that a lane has asked for together; 0 where the barrier counts bytes
+};
+
 struct Fiber {
   ucontext_t start;
   jmp_buf at;
@@ -50,14 +58,8 @@ struct Fiber {
   Block* block;
   int thread;
   bool done;
-  const char* where;  // what it waits for
-};
-
-struct Copy {
-  void* to;
-  const void* from;
-  u32 bytes;
-  u64* full;
+  const char* where;         // what it waits for
+  std::vector<Copy> copies;  // that it has asked for, and told no barrier of
 };
 
 static jmp_buf scheduler;
@@ -258,7 +260,19 @@ struct Restless {
 inline u64 read_once_policy() { return 0; }
 inline void bulk_copy(void* to, const void* from, u32 bytes, u64* full, u64) {
   memset(to, 0xff, bytes);  // what is read too early is not a number
-  copies.push_back({to, from, bytes, full});
+  copies.push_back({to, from, bytes, full, 0});
+}
+// A lane's part is one piece here.
+inline void warp_copy(u8* to, const u8* from, u32 bytes) {
+  const u32 part = bytes / 32, first = lane() * part;
+  memset(to + first, 0xff, part);
+  current->copies.push_back({to + first, from + first, part, 0, 0});
+}
+inline void arrive_with_copies(u64* b) {
+  ++barrier(b).pending;
+  int* const left = new int((int)current->copies.size());
+  for (Copy& one : current->copies) one.full = b, one.left = left, copies.push_back(one);
+  current->copies.clear();
 }
 static void some_copies() {
   for (size_t i = 0; i < copies.size();) {
@@ -269,7 +283,8 @@ static void some_copies() {
     const Copy one = copies[i];
     copies[i] = copies.back(), copies.pop_back();
     memcpy(one.to, one.from, one.bytes);
-    if ((barrier(one.full).bytes -= one.bytes) == 0) mbarrier_arrive(one.full);
+    if (!one.left && (barrier(one.full).bytes -= one.bytes) == 0) mbarrier_arrive(one.full);
+    if (one.left && --*one.left == 0) delete one.left, mbarrier_arrive(one.full);
   }
 }
 

@@ -165,72 +165,10 @@ DEVICE u32 get_shared(u32* from) {
   asm volatile("atom.relaxed.cta.shared::cta.or.b32 %0, [%1], 0;" : "=r"(v) : "r"(shared_address(from)) : "memory");
   return v;
 }
-DEVICE void mbarrier_init(u64* b, u32 count) {
-  asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(shared_address(b)), "r"(count) : "memory");
-}
-DEVICE void mbarrier_init_done() { asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory"); }
-DEVICE void mbarrier_arrive(u64* b) {
-  asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(shared_address(b)) : "memory");
-}
-DEVICE void mbarrier_expect(u64* b, u32 bytes) {
-  asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(shared_address(b)), "r"(bytes)
-               : "memory");
-}
-DEVICE void mbarrier_wait(u64* b, u32 parity) {
-  asm volatile(
-      "{\n .reg .pred done;\n again:\n"
-      " mbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1;\n @!done bra again;\n}" ::"r"(shared_address(b)),
-      "r"(parity)
-      : "memory");
-}
-
-DEVICE bool mbarrier_test(u64* b, u32 parity) {
-  u32 done;
-  asm volatile(
-      "{.reg .pred p; mbarrier.test_wait.parity.shared::cta.b64 p, [%1], %2; selp.u32 %0, 1, 0, p;}"
-      : "=r"(done)
-      : "r"(shared_address(b)), "r"(parity)
-      : "memory");
-  return done;
-}
-
-// A warp that keeps its tensor core from resting while it waits. All lanes wait together. It multiplies by zero, and the
-// sums must be looked at sometime, for the assembler leaves out what nobody looks at.
-struct Restless {
-  float sums[4] = {0, 0, 0, 0};
-
-  DEVICE void wait(u64* b, u32 parity) {
-    while (!all_lanes(mbarrier_test(b, parity)))
-      asm volatile(
-          "mma.sync.aligned.m16n8k16.row.col." MMA_TYPES " {%0, %1, %2, %3}, {%4, %4, %4, %4}, {%4, %4}, {%0, %1, %2, %3};"
-          : "+f"(sums[0]), "+f"(sums[1]), "+f"(sums[2]), "+f"(sums[3])
-          : "r"(0u));
-  }
-  DEVICE bool made_something() const { return sums[0] + sums[1] + sums[2] + sums[3] != 0; }
-};
-
+#include "barriers.cuh"
 // ---- memory -------------------------------------------------------------------------------------------------------
 
-// What is read once a step need not stay in L2.
-DEVICE u64 read_once_policy() {
-  u64 policy;
-  asm volatile("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(policy));
-  return policy;
-}
-// From global to shared memory by the copy engine, counted by the barrier.
-DEVICE void bulk_copy(void* to, const void* from, u32 bytes, u64* full, u64 policy) {
-  asm volatile(
-      "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint [%0], [%1], %2, [%3], %4;" ::"r"(
-          shared_address(to)),
-      "l"(from), "r"(bytes), "r"(shared_address(full)), "l"(policy)
-      : "memory");
-}
-
-// So many bytes, a multiple of 16, into L2 by the copy engine.
-DEVICE void bulk_prefetch(const void* from, u32 bytes) {
-  asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(from), "r"(bytes) : "memory");
-}
-
+#include "copies.cuh"
 struct alignas(16) Words {
   u32 x, y, z, w;
 };

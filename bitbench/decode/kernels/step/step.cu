@@ -23,6 +23,7 @@
 
 #include "few.cuh"
 #include "ring.cuh"
+#include "producer.cuh"
 #include "portion.cuh"
 #include "exchange.cuh"
 #include "planes.cuh"
