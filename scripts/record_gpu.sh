@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Measures again on a GPU what results/ has of one: the commands of results/README.md. CARD begins the files' names.
-# Of our own decoder, where the step kernel runs: checks, small, steps, large, prompts, earlier (as earlier GPUs get it; needs
-# nvcc); tune is for scripts/ship_tuning.py. Of engines beside one another, where bitsandbytes and gptqmodel are: causes, tokens, engines, engines_large, contexts. Each
-# part takes 1 to 9 minutes on an H200, engines 15.
+# Of our own decoder, where the step kernel runs: checks, small, steps, large, prompts, and earlier, as earlier GPUs get it,
+# for which nvcc is needed; tune is for scripts/ship_tuning.py. Of engines beside one another, where bitsandbytes and
+# gptqmodel are: causes, tokens, engines, engines_large, contexts. Each part takes 1 to 9 minutes on an H200, engines 15.
 #
 #     scripts/record_gpu.sh FOLDER PART...
 set -uEo pipefail
@@ -33,7 +33,7 @@ part_checks() { # nothing is timed here, so all of it runs at once
         "${@:2}" >"$folder/$1" 2>&1 &
         jobs+=($!)
     }
-    beside pytest "$PYTHON" -m pytest -q -n 3 -p no:cacheprovider tests/decode/test_step_cuda.py
+    beside pytest "$PYTHON" -m pytest -q -n 6 -p no:cacheprovider tests/decode/test_step_cuda.py
     beside memcheck watched memcheck "${step[@]}"
     beside synccheck watched synccheck "${step[@]}"
     beside initcheck watched initcheck --check-api-memory-access no "${step[@]}"
