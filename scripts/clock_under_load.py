@@ -11,20 +11,18 @@ Of the step as it is also how long its phases take, in cycles and, by another ke
 import argparse
 import statistics
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from enum import IntFlag
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from changed_kernel import changed, replaced
 from decode_steps import DEVICE, STORED, loaded, source_hash, where
 from lines import tell
 
-from bitbench.decode import cuda_source
 from bitbench.decode.step_kernel import StepKernel, on_cuda
-from bitbench.decode.step_source import FILE
 from bitbench.measure.power import PowerWatch
 from bitbench.results.machine import collect
 
@@ -156,8 +154,7 @@ def of_tensor_cores(text: str, where: str) -> str:
     """The decoder's kernel when it counts cycles where it would ask the time, and uses tensor cores only there. Where
     it doesn't what it computes is wrong, and as fast as if they took no time.
     """
-    assert text.count(_TIMER) == 1, "the step kernel asks the time in one place"
-    text = text.replace(_TIMER, _CYCLES)
+    text = replaced(text, _TIMER, _CYCLES)
     if where == "everywhere":
         return text
     text = text.replace("DEVICE void mma(", "DEVICE void by_tensor_cores(")
@@ -170,27 +167,7 @@ def of_tensor_cores(text: str, where: str) -> str:
 
 def of_time(text: str) -> str:
     """The decoder's kernel when it stamps places with nanoseconds."""
-    cycles = "return (u32)clock64();"
-    assert text.count(cycles) == 1, "the step kernel counts cycles in one place"
-    return text.replace(cycles, "return (u32)nanoseconds();")
-
-
-@contextmanager
-def changed(change: Callable[[str], str]) -> Iterator[None]:
-    """While this is open the decoder's kernel is compiled from another source."""
-    source = cuda_source.source
-
-    def other(file: str, *rest: Any) -> str:
-        text = source(file, *rest)
-        return change(text) if file == FILE else text
-
-    cuda_source._compiled.cache_clear()
-    cuda_source.source = other
-    try:
-        yield
-    finally:
-        cuda_source.source = source
-        cuda_source._compiled.cache_clear()
+    return replaced(text, "return (u32)clock64();", "return (u32)nanoseconds();")
 
 
 def watched(work: Callable[[], None]) -> dict[str, Any]:

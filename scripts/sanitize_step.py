@@ -6,15 +6,18 @@ context, where a block attends for itself, and at a long one, which all blocks s
     compute-sanitizer --tool memcheck python scripts/sanitize_step.py
     compute-sanitizer --tool racecheck --kernel-name kns=decode_steps python scripts/sanitize_step.py
     compute-sanitizer --tool initcheck --check-api-memory-access no python scripts/sanitize_step.py
+    compute-sanitizer --tool racecheck python scripts/sanitize_step.py --gpu 8.0:108:163 --every-lane
 """
 
 import argparse
 import itertools
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
 import another_gpu
 import torch
+from changed_kernel import changed, replaced
 
 from bitbench.decode import rope
 from bitbench.decode.config import DecoderConfig, RopeConfig
@@ -87,6 +90,25 @@ def forward(method: str, device: str) -> Forward:
     return Forward(config, weights, rope.table(c, c.context_len, device))
 
 
+# What one lane tells or waits for on behalf of its warp, which meets by __syncwarp, is done by every lane: racecheck
+# does not count __syncwarp (racecheck_copies.cu), and where copies are a warp's own it sees them.
+_RELEASE = "if ((int)(target - n) > 0) mbarrier_arrive(empty + n % NUM_GRANULES);"
+_WAIT = "if ((int)(target - n) > 0) mbarrier_wait(full + n % NUM_GRANULES, n / NUM_GRANULES & 1);"
+_EVERY_LANE = {
+    _RELEASE: "for (u32 k = passed; (int)(target - k) > 0; ++k) mbarrier_arrive(empty + k % NUM_GRANULES);",
+    _WAIT: "for (u32 k = waited; (int)(target - k) > 0; ++k)\n"
+    "      mbarrier_wait(full + k % NUM_GRANULES, k / NUM_GRANULES & 1);",
+    "mbarrier_init(m.empty + i, WARPS);": "mbarrier_init(m.empty + i, THREADS);",
+}
+
+
+def by_every_lane(text: str) -> str:
+    """The kernel when every lane tells and waits for itself."""
+    for what, by in _EVERY_LANE.items():
+        text = replaced(text, what, by)
+    return text
+
+
 def main() -> None:
     """A line for each method and context."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -95,8 +117,15 @@ def main() -> None:
     parser.add_argument("--batch", type=int, action="append")
     parser.add_argument("--steps", type=int, default=3)
     parser.add_argument("--device", default="cuda:0")
+    parser.add_argument("--every-lane", action="store_true", help="as racecheck can see: see the source")
     another_gpu.add_to(parser)
     arguments = parser.parse_args()
+    with changed(by_every_lane) if arguments.every_lane else nullcontext():
+        take_steps(arguments)
+
+
+def take_steps(arguments: argparse.Namespace) -> None:
+    """Of each model."""
     device = arguments.device
     for gpu, method, batch in itertools.product(
         arguments.gpu or [None], arguments.method or METHODS, arguments.batch or (1, 8)

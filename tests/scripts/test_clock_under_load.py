@@ -4,6 +4,7 @@ from functools import partial
 
 import clock_under_load
 import pytest
+from changed_kernel import changed, replaced
 
 from bitbench.decode import cuda_source
 from bitbench.decode.step_source import FILE
@@ -15,11 +16,11 @@ def by_tensor_cores(where):
 
 def test_the_kernel_counts_cycles_and_is_itself_again():
     before = cuda_source.source(FILE)
-    with clock_under_load.changed(by_tensor_cores("everywhere")):
+    with changed(by_tensor_cores("everywhere")):
         text = cuda_source.source(FILE)
     assert "%globaltimer" not in text
     assert text.replace("%clock64;", "%globaltimer;") == before
-    with pytest.raises(ZeroDivisionError), clock_under_load.changed(by_tensor_cores("nowhere")):
+    with pytest.raises(ZeroDivisionError), changed(by_tensor_cores("nowhere")):
         _ = 1 / 0
     assert cuda_source.source(FILE) == before
 
@@ -41,5 +42,12 @@ def test_places_are_stamped_with_nanoseconds():
 
 def test_other_kernels_stay():
     before = cuda_source.source("gather.cu")
-    with clock_under_load.changed(by_tensor_cores("nowhere")):
+    with changed(by_tensor_cores("nowhere")):
         assert cuda_source.source("gather.cu") == before
+
+
+def test_what_is_to_be_replaced_is_there_once():
+    assert replaced("a b", "b", "c") == "a c"
+    for text in ("a", "b b"):
+        with pytest.raises(AssertionError, match="times in the kernel: b"):
+            replaced(text, "b", "c")
