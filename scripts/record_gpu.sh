@@ -39,8 +39,8 @@ part_checks() { # nothing is timed here, so all of it runs at once
     beside initcheck watched initcheck --check-api-memory-access no "${step[@]}"
     beside racecheck watched racecheck --kernel-name kns=decode_steps "${step[@]}" --method awq-int4 --context 40
     beside earlier watched memcheck "${step[@]}" $EARLIER
-    beside earlier_races watched racecheck --kernel-name kns=decode_steps "${step[@]}" --method int8-wo --context 40 \
-        $EARLIER --every-lane
+    beside earlier_races watched racecheck --kernel-name kns=decode_steps "${step[@]}" --context 40 $EARLIER \
+        --every-lane
     for job in "${jobs[@]}"; do wait "$job" || failed=1; done
     tail -20 "$folder/pytest"
     cat "$folder"/{memcheck,synccheck,initcheck,racecheck} >"$out/$CARD-sanitizers.txt"

@@ -92,11 +92,13 @@ def test_what_comes_with_the_package_is_what_a_search_can_find():
         assert list(search.attending(table)).count(table) == 5, name
 
 
-def test_on_an_h100_all_but_int8_and_tall_int4_is_measured_and_an_h200_has_the_defaults(own_cache):
+def test_some_gpus_have_tables_for_some_products_and_others_the_defaults(own_cache):
     plain = defaults((9, 0))
-    unmeasured = {key for key in plain.products if key.startswith("int8") or key in ("int4 one long", "int4 many long")}
-    assert for_gpu("NVIDIA H100 80GB HBM3", (9, 0)).measured == plain.products.keys() - unmeasured
-    assert for_gpu("NVIDIA H200", (9, 0)) == plain
+    tall_int4 = {"int4 one long", "int4 many long"}
+    int8 = {key for key in plain.products if key.startswith("int8")}
+    assert for_gpu("NVIDIA H200", (9, 0)).measured == plain.products.keys() - tall_int4
+    assert for_gpu("NVIDIA H100 80GB HBM3", (9, 0)).measured == plain.products.keys() - tall_int4 - int8
+    assert for_gpu("NVIDIA H100 PCIe", (9, 0)) == plain
 
 
 @pytest.mark.parametrize("method", ["fp16", "int8-wo", "fp8-wo", "awq-int4-head8"])
