@@ -43,15 +43,15 @@ class Tiles:
     num_bytes: int
 
 
-def down_parts(hidden_size: int, inputs: int, unit: int, num_blocks: int) -> int:
-    """Into how many parts the inputs of down are cut, each of whole units: those with which the block that has most has
-    least to multiply.
+def down_parts(hidden_size: int, inputs: int, unit: int, num_blocks: int) -> list[int]:
+    """Into how many parts the inputs of down can be cut, each of whole units: first those with which the block that has
+    most has least to multiply.
     """
     tiles = num_tiles(hidden_size)
     possible = [
         parts for parts in range(1, _MOST_DOWN_PARTS + 1) if parts <= num_blocks and not inputs % (parts * unit)
     ]
-    return min(possible, key=lambda parts: -(-tiles // (num_blocks // parts)) / parts)
+    return sorted(possible, key=lambda parts: -(-tiles // (num_blocks // parts)) / parts)
 
 
 def deal(tiles: Mapping[str, Tiles], num_blocks: int, num_o_parts: int, num_down_parts: int) -> list[Share]:

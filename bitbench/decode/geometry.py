@@ -54,20 +54,22 @@ def check(config: DecoderConfig, gpu: Hardware, batch_size: int = 1) -> None:
 @dataclass(frozen=True, slots=True)
 class Geometry:
     """How the kernel is laid out on a GPU: blocks that run at once, how many of them, the last ones, are for attention
-    alone, into how many parts o is cut (1, or the key heads), warps in each that multiply, the length of the ring, and
-    how many sequences are decoded.
+    alone, into how many parts o is cut (1, or the key heads) and down, warps in each that multiply, the length of the
+    ring, and how many sequences are decoded.
     """
 
     num_blocks: int
     num_attending: int
     o_parts: int
+    down_parts: int
     num_warps: int
     num_granules: int
     num_sequences: int = 1
 
     def shared_bytes(self, config: DecoderConfig) -> int:
         """Of shared memory, ring and all."""
-        beside = _beside_ring(config, self.multiplying.count, self.o_parts, self.num_warps, self.num_sequences)
+        inputs = _inputs(config, self.o_parts, self.down_parts)
+        beside = _beside_ring(config, inputs, self.num_warps, self.num_sequences)
         return GRANULE * self.num_granules + _TAIL + beside
 
     @property
@@ -113,14 +115,18 @@ def geometry(config: DecoderConfig, gpu: Hardware, num_warps: int = NUM_WARPS, *
     attending = heads if not few and heads <= _MOST_ATTENDING else 0
     count = min(gpu.multiprocessors, config.intermediate_size // 8 + attending, 32 * num_warps)
     o_parts = heads if cut else 1
-    inputs = _inputs(config, count - attending, o_parts)
-    free = gpu.shared_bytes - _TAIL - _beside_ring(config, count - attending, o_parts, num_warps, num_sequences)
-    # What the warps have at least of a 16-bit matrix at a time, a unit each (Tile::segment of tile.cuh), must fit
-    # twice, or with two granules.
-    least = 2 * ROWS * min(inputs, num_warps * 128)
-    if free // GRANULE * GRANULE < least + max(least, 2 * GRANULE):
-        raise Unsupported(f"the step kernel cannot hold {num_sequences} vectors of {inputs} numbers beside the weights")
-    return Geometry(count, attending, o_parts, num_warps, min(free // GRANULE, 32), num_sequences)
+    possible = down_parts(config.hidden_size, config.intermediate_size, config.group_size or 32, count - attending)
+    for parts in possible:
+        inputs = _inputs(config, o_parts, parts)
+        free = gpu.shared_bytes - _TAIL - _beside_ring(config, inputs, num_warps, num_sequences)
+        # What the warps have at least of a 16-bit matrix at a time, a unit each (Tile::segment of tile.cuh), must fit
+        # with two granules, and for several sequences, whose products take longer, twice.
+        least = 2 * ROWS * min(inputs, num_warps * 128)
+        more = max(least, 2 * GRANULE) if num_sequences > 1 else 2 * GRANULE
+        if free // GRANULE * GRANULE >= least + more:
+            return Geometry(count, attending, o_parts, parts, num_warps, min(free // GRANULE, 32), num_sequences)
+    inputs = _inputs(config, o_parts, possible[0])
+    raise Unsupported(f"the step kernel cannot hold {num_sequences} vectors of {inputs} numbers beside the weights")
 
 
 def in_flight(weights: Weights, num_blocks: int, num_sequences: int = 1) -> tuple[int, int]:
@@ -131,16 +137,15 @@ def in_flight(weights: Weights, num_blocks: int, num_sequences: int = 1) -> tupl
     return max(waiting, least), max(multiplying, least)
 
 
-def _inputs(config: DecoderConfig, num_blocks: int, o_parts: int) -> int:
+def _inputs(config: DecoderConfig, o_parts: int, num_down_parts: int) -> int:
     """Of the longest vector that a block multiplies: it has parts of those of o and down."""
-    down = config.intermediate_size // down_parts(
-        config.hidden_size, config.intermediate_size, config.group_size or 32, num_blocks
-    )
-    return max(config.hidden_size, config.q_size // o_parts, down)
+    return max(config.hidden_size, config.q_size // o_parts, config.intermediate_size // num_down_parts)
 
 
-def _beside_ring(config: DecoderConfig, num_blocks: int, o_parts: int, num_warps: int, num_sequences: int) -> int:
-    """Bytes that the kernel keeps in shared memory beside its ring, at most (struct Shared of step.cu)."""
+def _beside_ring(config: DecoderConfig, inputs: int, num_warps: int, num_sequences: int) -> int:
+    """Bytes that the kernel keeps in shared memory beside its ring, at most (struct Shared of step.cu), where the
+    longest vector has so many inputs.
+    """
     # In two halves, a row's sums of up to eight warps; of several sequences each warp's rows, with some room (TILE_SUMS
     # of product.cuh).
     sums = 2 * 8 * ROWS if num_sequences == 1 else num_warps * num_sequences * (ROWS + 4) + 8
@@ -148,7 +153,6 @@ def _beside_ring(config: DecoderConfig, num_blocks: int, o_parts: int, num_warps
     group, head_dim = config.num_heads // config.num_kv_heads, config.head_dim
     joined = 4 * 4 * 18  # a warp's part of what joins the parts of a long context
     attention = 16 * (head_dim + 32) + 4 * head_dim + 32 + num_warps * (64 + max(4 * group * (head_dim + 8), joined))
-    inputs = _inputs(config, num_blocks, o_parts)
     planes = 8 * -(-inputs // 64) if num_sequences == 1 else 8
     vectors = num_sequences * (2 * inputs + 64) + planes
     squares = 3 * 8 * 8 * 4

@@ -54,7 +54,9 @@ class StepKernel(FirstOfAll):
         shape = self.geometry
         self.batch_size = shape.num_sequences
         self._prompts = Prompts(self.forward, self.device, self.batch_size)
-        weights = streamed(self.forward.weights, self.forward.config, shape.multiplying, shape.o_parts)
+        weights = streamed(
+            self.forward.weights, self.forward.config, shape.multiplying, shape.o_parts, shape.down_parts
+        )
         self.forward.weights, found = weights, weights.streams  # the weights are in memory once from here on
         self._macros = {name.upper(): str(value) for name, value in asdict(found.cuts).items()}
         for name in Share.__dataclass_fields__:

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from bitbench.decode.cuda_source import fields, source
+from bitbench.decode.deal import down_parts
 from bitbench.decode.decoder import Decoder
 from bitbench.decode.geometry import Geometry
 from bitbench.decode.step_kernel import StepKernel
@@ -34,11 +35,16 @@ def emulated(
     num_sequences: int = 1,
     num_granules: int = 12,
     capability: tuple[int, int] = (9, 0),
+    num_down_parts: int | None = None,
 ) -> StepKernel:
     """A StepKernel whose launches run on the CPU, in an order drawn from `seed` and the number of the launch."""
     attending = 0 if o_parts > 1 else decoder.config.num_kv_heads
     # A short ring goes round often.
-    shape = Geometry(num_blocks, attending, o_parts, num_warps, num_granules, num_sequences)
+    c = decoder.config
+    parts = (
+        num_down_parts or down_parts(c.hidden_size, c.intermediate_size, c.group_size or 32, num_blocks - attending)[0]
+    )
+    shape = Geometry(num_blocks, attending, o_parts, parts, num_warps, num_granules, num_sequences)
     kernel = StepKernel(decoder.forward, "cpu", room, shape, lambda _: None)
     run, seeds = compiled("step.cu", "run.cc", kernel.macros(), capability), count(seed)
 

@@ -24,8 +24,9 @@ UNCUT = {"hidden_size": 2048, "intermediate_size": 11008, "num_heads": 16, "num_
         ({}, A100, 8, False, "step kernel"), ({}, T4, 16, True, "Triton"),
         ({"head_dim": 96}, H200, 1, False, "Triton"), ({}, H200, 1, True, "Triton"),
         (LARGE, H200, 4, False, "step kernel"), (LARGE, H200, 5, False, "Triton"),
-        (LARGE, A100, 4, False, "step kernel"), (LARGE, RTX_4090, 1, False, "Triton"),
-        (UNCUT, H200, 6, False, "step kernel"), (UNCUT, H200, 7, False, "Triton"),
+        (LARGE, A100, 4, False, "step kernel"), (LARGE, RTX_4090, 1, False, "step kernel"),
+        (LARGE, RTX_4090, 2, False, "Triton"),
+        (UNCUT, H200, 8, False, "step kernel"), (UNCUT, RTX_4090, 8, False, "Triton"),
     ],
 )  # fmt: skip
 def test_the_hardware_the_model_and_the_batch_decide(change, gpu, batch, fp8, path):

@@ -112,6 +112,27 @@ def test_units_of_128_are_in_planes_however_many_there_are(tmp_path, method, o_p
 
 @needs_compiler
 @torch.inference_mode()
+def test_what_warps_have_at_a_time_may_be_more_than_half_of_the_ring(tmp_path):
+    decoder = model(tmp_path, "wide", "fp16")
+    kernel = emulated(decoder, 256, num_blocks=7, o_parts=2, num_warps=7, num_granules=6)
+    sizes = {name: int(kernel.macros()[name]) for name in ("UNIT", "WARPS", "NUM_GRANULES")}
+    assert 2 * 16 * sizes["UNIT"] * sizes["WARPS"] > sizes["NUM_GRANULES"] * GRANULE // 2
+    ((_, error, plain),) = stepped(kernel, decoder.in_float32(), decoder, prompt_ids(40), 1)
+    assert error <= 1.1 * plain
+
+
+@needs_compiler
+@torch.inference_mode()
+def test_down_may_be_cut_into_more_parts_than_suit_the_blocks_best(tmp_path):
+    decoder = model(tmp_path, "qwen2", "int8-wo")
+    kernel = emulated(decoder, 256, num_blocks=7, o_parts=2, num_sequences=3, num_down_parts=3)
+    assert kernel.macros()["DOWN_PARTS"] == "3"
+    steps = list(stepped(kernel, decoder.in_float32(), decoder, prompt_ids(40, 3), 1))
+    assert sum(error for _, error, _ in steps) <= 1.1**2 * sum(plain for _, _, plain in steps)
+
+
+@needs_compiler
+@torch.inference_mode()
 @pytest.mark.parametrize(("method", "capability"), [("fp16", (8, 0)), ("int8-wo", (9, 0)), ("awq-int4", (9, 0))])
 def test_in_a_short_ring_warps_have_fewer_units_at_a_time(tmp_path, method, capability):
     decoder = model(tmp_path, "wide", method)
@@ -282,7 +303,7 @@ SIZES = {
         *[("7B", 1, 22, 8, (9, 0), 400, *kinds) for kinds in ((16, 16), (8, 8), (4, 16))],
         *[("7B", 4, 18, 8, (9, 0), 1600, *kinds) for kinds in ((16, 16), (4, 16))],
         ("0.5B", 1, 17, 2, (8, 0), 0, 4, 16), ("0.5B", 1, 9, 2, (8, 9), 0, 8, 8),
-        ("0.5B", 8, 12, 2, (8, 0), 128, 16, 16),
+        ("0.5B", 8, 12, 2, (8, 0), 128, 16, 16), ("7B", 1, 6, 5, (8, 9), 400, 4, 16),
     ],
 )  # fmt: skip
 def test_the_kernel_compiles_and_spills_little(
@@ -294,7 +315,7 @@ def test_the_kernel_compiles_and_spills_little(
         "WARPS": 7, "NUM_GRANULES": granules, "IN_FLIGHT": 2, "IN_FLIGHT_BUSY": in_flight,
         "SEQUENCES": sequences, "ATTENDING": 0, "CHUNK": 32, "SPREAD": 1 if several else 4,
     } | ({"O_PARTS": 1, "O_UNIT": unit} if several else {})  # fmt: skip
-    sizes |= {f"BATCH_{name}": 8 for name in ("QKV", "O", "GATE_UP", "DOWN", "HEAD")}
+    sizes |= {f"BATCH_{name}": 1 if granules == 6 else 8 for name in ("QKV", "O", "GATE_UP", "DOWN", "HEAD")}
     assert spilled_bytes(tmp_path, "step.cu", sizes, capability) <= spilled
 
 
@@ -322,12 +343,15 @@ def test_shared_memory_and_blocks_suit_the_model(tmp_path):
     assert 4 <= shape.num_granules <= 32
 
 
-def test_a_ring_is_as_long_as_the_gpus_shared_memory_allows(tmp_path):
+def test_a_ring_is_as_long_as_the_gpus_shared_memory_allows_and_down_is_cut_so_that_vectors_fit(tmp_path):
     config = replace(model(tmp_path, "qwen2", "fp16").config, hidden_size=896, intermediate_size=4864)
     for gpu in (H200, A100, RTX_4090):
         shape = geometry(config, gpu)
         assert shape.num_blocks == gpu.multiprocessors
         assert shape.shared_bytes(config) <= gpu.shared_bytes < shape.shared_bytes(config) + GRANULE
+    awq = replace(config, group_size=128)
+    assert [geometry(awq, A100, num_sequences=n).down_parts for n in (1, 8)] == [1, 2]
+    assert geometry(awq, A100, num_sequences=8).shared_bytes(awq) <= A100.shared_bytes
 
 
 @pytest.mark.parametrize(
