@@ -20,6 +20,8 @@ from bitbench.decode.weights import Weights
 CHUNK = 32
 """Positions that a warp attends to at a time: values of so many lie together."""
 _MOST_STEPS = 4096
+# Where a GPU also draws a screen the driver stops what runs for some seconds.
+_STEPS_A_LAUNCH = 128
 _TOGETHER = 5
 POLLED = ("qkv", "attended", "from_o", "inner", "from_down")
 """What blocks exchange in a layer."""
@@ -118,8 +120,9 @@ class StepKernel(FirstOfAll):
         """So many more tokens. Only launches; the caller sees to it that the cache has room."""
         assert num_steps <= _MOST_STEPS, "times are kept for so many steps"
         self._num_steps = num_steps
-        if num_steps:
-            self.launch({**self._buffers, "num_steps": num_steps, "keep_logits": int(keep_logits)})
+        for done in range(0, num_steps, _STEPS_A_LAUNCH):
+            times, count = self._buffers["times"][done:], min(_STEPS_A_LAUNCH, num_steps - done)
+            self.launch({**self._buffers, "times": times, "num_steps": count, "keep_logits": int(keep_logits)})
 
     def force_all(self, tokens: Sequence[int]) -> None:
         """The next step reads these tokens instead of those chosen."""

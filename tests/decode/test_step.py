@@ -211,7 +211,7 @@ def test_a_long_context_is_shared_by_blocks_and_joined(tmp_path, name, o_parts, 
 
 @needs_compiler
 @torch.inference_mode()
-def test_steps_are_bit_identical_however_they_are_launched_scheduled_and_copied(tmp_path):
+def test_steps_are_bit_identical_however_they_are_launched_scheduled_and_copied(tmp_path, monkeypatch):
     decoder = model(tmp_path, "qwen2", "awq-int4")
     found = []
     for number, (chunk, capability) in enumerate(((1, (9, 0)), (4, (9, 0)), (2, (8, 0)))):
@@ -221,6 +221,13 @@ def test_steps_are_bit_identical_however_they_are_launched_scheduled_and_copied(
             kernel.advance(chunk, keep_logits=True)
         assert len(kernel.step_times_s()) == chunk
         found.append((kernel.tokens(40, 5), kernel.logits().clone()))
+    monkeypatch.setattr(
+        "bitbench.decode.step_kernel._STEPS_A_LAUNCH", 3
+    )  # what is asked for at once is no longer one launch
+    kernel.start(prompt_ids(40)[0])
+    kernel.advance(4, keep_logits=True)
+    assert min(kernel.step_times_s()) > 0 and len(kernel.step_times_s()) == 4
+    found.append((kernel.tokens(40, 5), kernel.logits().clone()))
     for tokens, logits in found[1:]:
         assert tokens == found[0][0]
         assert torch.equal(logits, found[0][1])

@@ -11,7 +11,7 @@ static void begin() {
 extern "C" int run(const Step* step, int blocks, unsigned seed) {
   const size_t stack = 256 << 10, shared = RING + TAIL + sizeof(Shared);
   arguments = step, grid_size = blocks;
-  dice.state = seed, copies.clear(), rounds = 0;
+  dice.state = seed, copies.clear(), rounds_before += rounds, rounds = 0;
   std::vector<Block> all(blocks);
   std::vector<Fiber> fibers(blocks * BLOCK_THREADS);
   u8* stacks = (u8*)mmap(0, stack * fibers.size(), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
