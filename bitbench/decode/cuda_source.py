@@ -1,6 +1,7 @@
 """The sources of the CUDA kernels as single texts, and their compiler, NVRTC, which comes with torch."""
 
 import re
+import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -8,6 +9,8 @@ from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
+
+from bitbench.facts.errors import Unsupported
 
 FOLDER = Path(__file__).parent / "kernels" / "step"
 BULK_COPIES = (9, 0)
@@ -102,9 +105,11 @@ def _compiled(
 
 
 def _translated(text: str, name: str, capability: tuple[int, int], options: Sequence[str]) -> Any:
-    """By way of PTX for an earlier GPU, which the driver translates for the current one."""
+    """By way of PTX for an earlier GPU, which the driver translates for the current one. Raises Unsupported."""
     from torch.cuda._utils import _cuda_load_module
 
+    if not shutil.which("nvcc"):
+        raise Unsupported("a kernel for another GPU than this one is compiled by nvcc: install the CUDA toolkit")
     with TemporaryDirectory() as folder:
         (Path(folder) / "kernel.cu").write_text(text, encoding="utf-8")
         architecture = "-arch=compute_{}{}".format(*capability)

@@ -1,11 +1,13 @@
 """Kernels are compiled once for each device and set of macros, and launched there."""
 
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
+import pytest
 import torch
 
 from bitbench.decode import cuda_source
 from bitbench.decode.cuda_source import compiled, fields, source
+from bitbench.facts.errors import Unsupported
 
 
 def test_files_are_put_in_their_places():
@@ -57,3 +59,11 @@ def test_a_kernel_is_compiled_once_and_launched_on_its_device(monkeypatch):
     assert made == [(device, "gather_matrix", options) for device in ("cuda:0", "cuda:1")]
     expected = [*range(len(values)), 0]
     assert launched == [(d, (3, 1, 1), (256, 1, 1), expected) for d in ("cuda:0", "cuda:1", "cuda:0")]
+
+
+def test_for_another_gpu_nvcc_is_asked_for(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device", lambda _: nullcontext())
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (9, 0))
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(Unsupported, match="compiled by nvcc: install the CUDA toolkit"):
+        compiled("gather.cu", "gather_matrix", {}, "cuda:0", capability=(8, 0))
