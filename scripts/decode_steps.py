@@ -21,10 +21,9 @@ import torch
 from lines import append
 
 from bitbench.decode import decoder as decoders
-from bitbench.decode import paths
-from bitbench.decode.hardware import Hardware, hardware_of
+from bitbench.decode import step_source
+from bitbench.decode.hardware import Hardware
 from bitbench.decode.step_kernel import StepKernel, on_cuda
-from bitbench.decode.step_source import NUM_WARPS
 from bitbench.decode.steps import Steps
 from bitbench.facts.messages import PrepareTask
 from bitbench.facts.models import parse_model
@@ -141,7 +140,7 @@ def options(about: str | None, methods: Iterable[str], positions: int) -> argpar
 
 def source_hash(gpu: Hardware | None = None) -> str:
     """Of the step kernel that this GPU, or another, is given."""
-    return paths.source_hash("step kernel", gpu or hardware_of(DEVICE)) or ""
+    return step_source.source_hash(gpu.capability if gpu else torch.cuda.get_device_capability(DEVICE))
 
 
 def keep(line: dict[str, Any], arguments: argparse.Namespace, environment: Environment, kernel_source: str) -> None:
@@ -165,7 +164,7 @@ def main() -> None:
         for gpu, batch, warps, extra in itertools.product(
             arguments.gpu or [None],
             arguments.batch or [1],
-            arguments.warps or [NUM_WARPS],
+            arguments.warps or [step_source.NUM_WARPS],
             variants(arguments.define),
         ):
             kernel = on_cuda(decoder.forward, DEVICE, room, warps, extra, batch_size=batch, gpu=gpu)

@@ -109,21 +109,6 @@ def by_every_lane(text: str) -> str:
     return text
 
 
-def main() -> None:
-    """A line for each method and context."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--method", action="append", choices=METHODS)
-    parser.add_argument("--context", type=int, action="append", help="positions before the first step")
-    parser.add_argument("--batch", type=int, action="append")
-    parser.add_argument("--steps", type=int, default=3)
-    parser.add_argument("--device", default="cuda:0")
-    parser.add_argument("--every-lane", action="store_true", help="as racecheck can see: see the source")
-    another_gpu.add_to(parser)
-    arguments = parser.parse_args()
-    with changed(by_every_lane) if arguments.every_lane else nullcontext():
-        take_steps(arguments)
-
-
 def take_steps(arguments: argparse.Namespace) -> None:
     """Of each model."""
     device = arguments.device
@@ -142,6 +127,21 @@ def take_steps(arguments: argparse.Namespace) -> None:
             assert bool(logits.isfinite().all())
             tokens = kernel.all_tokens(context + 1, arguments.steps)
             print(method, batch, context, tokens[-1], float(logits.square().mean().sqrt()))
+
+
+def main() -> None:
+    """A line for each method and context."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--method", action="append", choices=METHODS)
+    parser.add_argument("--context", type=int, action="append", help="positions before the first step")
+    parser.add_argument("--batch", type=int, action="append")
+    parser.add_argument("--steps", type=int, default=3)
+    parser.add_argument("--device", default="cuda:0")
+    parser.add_argument("--every-lane", action="store_true", help="as racecheck can see: see the source")
+    another_gpu.add_to(parser)
+    arguments = parser.parse_args()
+    with changed(by_every_lane) if arguments.every_lane else nullcontext():
+        take_steps(arguments)
 
 
 if __name__ == "__main__":

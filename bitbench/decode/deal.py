@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 
+from bitbench.decode.config import DecoderConfig
 from bitbench.decode.tiles import num_tiles
 
 # More would be more vectors for every block to read.
@@ -43,11 +44,11 @@ class Tiles:
     num_bytes: int
 
 
-def down_parts(hidden_size: int, inputs: int, unit: int, num_blocks: int) -> list[int]:
+def down_parts(config: DecoderConfig, num_blocks: int) -> list[int]:
     """Into how many parts the inputs of down can be cut, each of whole units: first those with which the block that has
     most has least to multiply.
     """
-    tiles = num_tiles(hidden_size)
+    tiles, inputs, unit = num_tiles(config.hidden_size), config.intermediate_size, config.group_size or 32
     possible = [
         parts for parts in range(1, _MOST_DOWN_PARTS + 1) if parts <= num_blocks and not inputs % (parts * unit)
     ]

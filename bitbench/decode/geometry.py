@@ -37,7 +37,8 @@ def check(config: DecoderConfig, gpu: Hardware, batch_size: int = 1) -> None:
     if batch_size > MAX_BATCH:
         raise Unsupported(f"the step kernel decodes up to {MAX_BATCH} sequences at once, not {batch_size}")
     if gpu.capability < _CAPABILITY:
-        raise Unsupported(f"the step kernel needs compute capability 8.0 and this GPU has {gpu.has}")
+        has = ".".join(map(str, gpu.capability))
+        raise Unsupported(f"the step kernel needs compute capability 8.0 and this GPU has {has}")
     if config.head_dim not in (64, 128):
         raise Unsupported(f"the step kernel supports head sizes 64 and 128, not {config.head_dim}")
     if config.num_heads % config.num_kv_heads or config.num_heads // config.num_kv_heads > 8:
@@ -115,7 +116,7 @@ def geometry(config: DecoderConfig, gpu: Hardware, num_warps: int = NUM_WARPS, *
     attending = heads if not few and heads <= _MOST_ATTENDING else 0
     count = min(gpu.multiprocessors, config.intermediate_size // 8 + attending, 32 * num_warps)
     o_parts = heads if cut else 1
-    possible = down_parts(config.hidden_size, config.intermediate_size, config.group_size or 32, count - attending)
+    possible = down_parts(config, count - attending)
     for parts in possible:
         inputs = _inputs(config, o_parts, parts)
         free = gpu.shared_bytes - _TAIL - _beside_ring(config, inputs, num_warps, num_sequences)

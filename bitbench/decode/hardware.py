@@ -11,11 +11,6 @@ class Hardware:
     multiprocessors: int
     shared_bytes: int
 
-    @property
-    def has(self) -> str:
-        """Its compute capability, to be told."""
-        return "{}.{}".format(*self.capability)
-
 
 def hardware_of(device: str) -> Hardware | None:
     """Of a device of this machine; None without a GPU."""

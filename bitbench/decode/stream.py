@@ -61,33 +61,32 @@ def bytes_a_block(weights: Weights, num_blocks: int) -> float:
     return sum(m.num_bytes for m in weights.layers[0].matrices) / num_blocks
 
 
-def cuts(
-    weights: Weights, config: DecoderConfig, blocks: Blocks, o_parts: int, num_down_parts: int | None = None
-) -> Cuts:
-    """How this model's matrices are cut for so many blocks; down as suits them best, if it is not said."""
+def cuts(weights: Weights, config: DecoderConfig, o_parts: int, num_down_parts: int) -> Cuts:
+    """How this model's matrices are cut, o and down into so many parts."""
     group = config.group_size
-    down = num_down_parts or down_parts(config.hidden_size, config.intermediate_size, group or 32, blocks.count)[0]
-    unit = unit_inputs((config.hidden_size, config.intermediate_size // down), group)
+    unit = unit_inputs((config.hidden_size, config.intermediate_size // num_down_parts), group)
     head = unit_inputs((config.hidden_size,), group if isinstance(weights.head, Int4Groups) else 0)
     # A group of 4-bit weights may be cut, for the numbers of a key head are seldom whole groups; it stays cut.
     o = weights.layers[0].o
     o_group = o.group_size if isinstance(o, Int4Groups) else 128
-    return Cuts(o_parts, down, unit, unit_inputs((config.q_size // o_parts, o_group), 0), head)
+    return Cuts(o_parts, num_down_parts, unit, unit_inputs((config.q_size // o_parts, o_group), 0), head)
 
 
 def streamed(
     weights: Weights, config: DecoderConfig, blocks: Blocks, o_parts: int, num_down_parts: int | None = None
 ) -> "StreamedWeights":
     """The weights with their matrices in the streams of all blocks, and there alone once the given ones are let go.
+    Down is cut as suits the blocks best, if it is not said.
 
     Raises ValueError for more blocks than tiles of gate and up.
     """
+    down = num_down_parts or down_parts(config, blocks.count)[0]
     if isinstance(weights, StreamedWeights):
         made = weights.streams.cuts
-        if weights.blocks == blocks and (made.o_parts, num_down_parts or made.down_parts) == (o_parts, made.down_parts):
+        if (weights.blocks, made.o_parts, made.down_parts) == (blocks, o_parts, down):
             return weights
         weights = weights.plain()
-    how = cuts(weights, config, blocks, o_parts, num_down_parts)
+    how = cuts(weights, config, o_parts, down)
     writer = _Writer(weights, config, blocks, how)
     layers = [writer.layer(layer) for layer in weights.layers]
     head = writer.head()

@@ -39,11 +39,8 @@ def emulated(
 ) -> StepKernel:
     """A StepKernel whose launches run on the CPU, in an order drawn from `seed` and the number of the launch."""
     attending = 0 if o_parts > 1 else decoder.config.num_kv_heads
+    parts = num_down_parts or down_parts(decoder.config, num_blocks - attending)[0]
     # A short ring goes round often.
-    c = decoder.config
-    parts = (
-        num_down_parts or down_parts(c.hidden_size, c.intermediate_size, c.group_size or 32, num_blocks - attending)[0]
-    )
     shape = Geometry(num_blocks, attending, o_parts, parts, num_warps, num_granules, num_sequences)
     kernel = StepKernel(decoder.forward, "cpu", room, shape, lambda _: None)
     run, seeds = compiled("step.cu", "run.cc", kernel.macros(), capability), count(seed)

@@ -48,7 +48,6 @@ struct Copy {
   const void* from;
   u32 bytes;
   u64* full;
-  int* left;  // of those that a lane has asked for together; 0 where the barrier counts bytes
 };
 
 struct Fiber {
@@ -260,18 +259,22 @@ struct Restless {
 inline u64 read_once_policy() { return 0; }
 inline void bulk_copy(void* to, const void* from, u32 bytes, u64* full, u64) {
   memset(to, 0xff, bytes);  // what is read too early is not a number
-  copies.push_back({to, from, bytes, full, 0});
+  copies.push_back({to, from, bytes, full});
 }
 // A lane's part is one piece here.
 inline void warp_copy(u8* to, const u8* from, u32 bytes) {
   const u32 part = bytes / 32, first = lane() * part;
   memset(to + first, 0xff, part);
-  current->copies.push_back({to + first, from + first, part, 0, 0});
+  current->copies.push_back({to + first, from + first, part, 0});
 }
+// Whenever all copies that the barrier knows of are there, the last one arrives for them.
 inline void arrive_with_copies(u64* b) {
-  ++barrier(b).pending;
-  int* const left = new int((int)current->copies.size());
-  for (Copy& one : current->copies) one.full = b, one.left = left, copies.push_back(one);
+  Mbarrier& m = barrier(b);
+  for (Copy& one : current->copies) {
+    if (m.bytes == 0) ++m.pending;
+    m.bytes += one.bytes, one.full = b;
+    copies.push_back(one);
+  }
   current->copies.clear();
 }
 static void some_copies() {
@@ -283,8 +286,7 @@ static void some_copies() {
     const Copy one = copies[i];
     copies[i] = copies.back(), copies.pop_back();
     memcpy(one.to, one.from, one.bytes);
-    if (!one.left && (barrier(one.full).bytes -= one.bytes) == 0) mbarrier_arrive(one.full);
-    if (one.left && --*one.left == 0) delete one.left, mbarrier_arrive(one.full);
+    if ((barrier(one.full).bytes -= one.bytes) == 0) mbarrier_arrive(one.full);
   }
 }
 
